@@ -1,0 +1,41 @@
+"""The decision record and the protocol that every policy follows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from selector.target import TargetProfile
+from selector.workload import ConvWorkload
+
+LoweringName = Literal["int8", "int16"]
+LOWERING_NAMES: tuple[LoweringName, ...] = ("int8", "int16")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Which lowering one layer gets, and why."""
+
+    lowering: LoweringName | Literal["tvm"]  # tvm: left as TVM has it, the reason says why
+    source: str  # name of the policy, or of the fallback, that decided; "unsupported" with lowering "tvm"
+    reason: str  # one sentence
+    log2_ratio: float | None = None  # predicted or measured log2(t_int16 / t_int8); None: the policy predicts none
+    layer: str = ""  # name of the layer in the network
+    workload: ConvWorkload | None = None  # None where the layer could not be described as one
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Anything with ``decide`` is a policy.
+
+    A policy may also have ``decide_all(workloads, target) -> list[Decision]``; the hook then asks once for the whole
+    network instead of once for each layer.
+    """
+
+    def decide(self, workload: ConvWorkload, target: TargetProfile) -> Decision:
+        """Choose a lowering.  ``layer`` and ``workload`` of the answer are filled in by the hook."""
+        ...

@@ -1,0 +1,169 @@
+"""What the compiler knows about a CPU: resolved from any way a user may name it, never from a list of CPU names.
+
+``resolve`` turns a user's target into a ``tvm.target.Target``; ``profile`` asks LLVM for its features.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm.target import codegen
+
+TargetLike = str | tvm.target.Target | Mapping[str, Any]
+
+# (LLVM feature, the flag Linux shows for it); LLVM names a virtual CPU after its silicon, so what the hypervisor
+# hides has to be taken away again.
+_HOST_FLAGS = (
+    ("avx2", "avx2"),
+    ("fma", "fma"),
+    ("avx512f", "avx512f"),
+    ("avx512bw", "avx512bw"),
+    ("avx512dq", "avx512dq"),
+    ("avx512vl", "avx512vl"),
+    ("avx512vnni", "avx512_vnni"),
+    ("avxvnni", "avx_vnni"),
+)
+
+
+class UnknownTarget(ValueError):
+    """The target cannot be understood; the message says what can be given."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetProfile:
+    """The facts about a CPU that lowerings, features and policies read."""
+
+    name: str  # LLVM cpu name
+    arch: str  # "x86_64", "aarch64", or the first part of the triple
+    features: frozenset[str] = field(repr=False)  # LLVM feature names, e.g. "avx2", "dotprod"
+    vector_bits: int  # widest integer vector the kernels use
+    vector_registers: int  # architectural registers of that width
+    cores: int
+    l1_bytes: int  # data cache of one core
+    l2_bytes: int  # per core
+    l3_bytes: int  # shared; 0: none
+
+    def has(self, *features: str) -> bool:
+        """Whether the CPU has every one of these LLVM features."""
+        return self.features.issuperset(features)
+
+
+def resolve(target: TargetLike = "native") -> tvm.target.Target:
+    """The tvm Target for ``"native"``, an LLVM cpu name, a dict as tvm takes it, or a Target (returned as it is).
+
+    Raises UnknownTarget, with what was given and what would do.
+    """
+    if isinstance(target, tvm.target.Target):
+        return target
+    if isinstance(target, str):
+        if target == "native":
+            return _native()
+        return tvm.target.Target(_named(target))
+    try:
+        return tvm.target.Target(dict(target))
+    except Exception as error:  # tvm raises several kinds for a malformed dict
+        raise UnknownTarget(f"tvm does not take the target {dict(target)!r}: {str(error).splitlines()[-1]}") from None
+
+
+def profile(target: TargetLike = "native") -> TargetProfile:
+    """Profile of a target.  Cache sizes are this machine's when the target's architecture is this machine's."""
+    resolved = resolve(target)
+    if resolved.kind.name != "llvm":
+        raise UnknownTarget(f"Selector compiles for CPUs through LLVM (kind 'llvm'), got kind '{resolved.kind.name}'")
+    return _profile(resolved)
+
+
+def host_cores() -> int:
+    """CPUs this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _named(name: str) -> dict[str, Any]:
+    """Target dict of an LLVM cpu name; the triple is the host's where the host's LLVM backend knows the name."""
+    host = codegen.llvm_get_system_triple()
+    for triple in dict.fromkeys((host, "x86_64-linux-gnu", "aarch64-linux-gnu", "riscv64-linux-gnu")):
+        if name and codegen.llvm_is_valid_cpu(name, triple):
+            return {"kind": "llvm", "mcpu": name} | ({} if triple == host else {"mtriple": triple})
+    raise UnknownTarget(
+        f"unknown target '{name}': give 'native', an LLVM cpu name such as 'znver3', 'x86-64-v2' or 'cortex-a72', "
+        "or a target as tvm takes it"
+    )
+
+
+@functools.cache
+def _native() -> tvm.target.Target:
+    cpu = codegen.llvm_get_system_cpu()
+    target: dict[str, Any] = {"kind": "llvm", "mcpu": cpu}
+    flags = _host_flags()
+    if flags:
+        implied = codegen.llvm_get_cpu_features(tvm.target.Target(target))
+        hidden = [f"-{feature}" for feature, flag in _HOST_FLAGS if feature in implied and flag not in flags]
+        if hidden:
+            target["mattr"] = hidden
+    return tvm.target.Target(target)
+
+
+def _host_flags() -> frozenset[str]:
+    """x86 CPU flags as Linux shows them; empty elsewhere."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
+        if line.startswith("flags"):
+            return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
+@functools.lru_cache(maxsize=64)
+def _profile(target: tvm.target.Target) -> TargetProfile:
+    features = frozenset(str(feature) for feature in codegen.llvm_get_cpu_features(target))
+    triple = str(target.attrs.get("mtriple") or codegen.llvm_get_system_triple())
+    arch = triple.split("-")[0]
+    bits, registers = _vectors(arch, features)
+    l1, l2, l3 = _caches() if arch == platform.machine() else (32 << 10, 512 << 10, 8 << 20)
+    return TargetProfile(
+        name=str(target.attrs.get("mcpu") or "generic"),
+        arch=arch,
+        features=features,
+        vector_bits=bits,
+        vector_registers=registers,
+        cores=host_cores(),
+        l1_bytes=l1,
+        l2_bytes=l2,
+        l3_bytes=l3,
+    )
+
+
+def _vectors(arch: str, features: frozenset[str]) -> tuple[int, int]:
+    """Vector width in bits and number of vector registers."""
+    if arch == "x86_64":
+        if "avx512bw" in features:
+            return 512, 32
+        return (256, 16) if "avx2" in features else (128, 16)
+    return 128, 32
+
+
+def _caches() -> tuple[int, int, int]:
+    """Data cache sizes of CPU 0 in bytes (L1, L2, L3), from Linux; common sizes elsewhere."""
+    sizes = {1: 32 << 10, 2: 512 << 10, 3: 0}
+    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        try:
+            if (index / "type").read_text().strip() == "Instruction":
+                continue
+            level = int((index / "level").read_text())
+            text = (index / "size").read_text().strip()
+        except (OSError, ValueError):
+            continue
+        unit = {"K": 1 << 10, "M": 1 << 20}.get(text[-1:], 1)
+        sizes[level] = int(text.rstrip("KM")) * unit
+    return sizes[1], sizes[2], sizes[3]

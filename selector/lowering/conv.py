@@ -1,0 +1,361 @@
+"""The direct template: dense, grouped and 1×1 convolutions as a register-tiled product over pixels and channels.
+
+A tile is ``pixels × vectors`` accumulators that stay in registers over the whole reduction.  Each step broadcasts
+``depth`` data elements of every pixel of the tile and multiplies them with the weights of ``vectors`` vectors of output
+channels.  Weights are packed at compile time in exactly the order in which they are read:
+``[group][block][run][step][dot group][vector][lane][depth]``, a run being a contiguous stretch of the reduction.
+
+Edges cost no scalar code: the last block of channels and the last band of rows overlap their predecessors and compute
+the same values again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from selector.lowering.dot import Dot
+from selector.lowering.kernel import Kernel
+from selector.lowering.operands import Operands, reduction_runs
+from selector.lowering.prepare import Band
+from selector.lowering.requantize import Epilogue
+from selector.lowering.tir import Expr, Registers, T, cast, const, function, intrinsic, load, loop, store, vector
+from selector.target import TargetProfile
+from selector.workload import ConvConstants, ConvWorkload
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Shape of the register tile and of the work of one task."""
+
+    pixels: int  # largest number of pixels of a tile
+    vectors: int  # vectors of output channels of a block
+    rows: int  # output rows of a band
+    channel_tasks: int  # tasks that share the blocks of one band
+
+
+def build(
+    name: str,
+    workload: ConvWorkload,
+    constants: ConvConstants,
+    operands: Operands,
+    row: Dot,
+    target: TargetProfile,
+) -> Kernel:
+    """Kernel of a convolution whose ``operands`` are in the form of ``row``."""
+    kernel = _Direct(_flatten(workload), constants, operands, row, target)
+    func = function(name, kernel.arguments(), kernel.emit)
+    return Kernel(name, func, (kernel.packed, *kernel.epilogue.constants), "direct", row.name)
+
+
+def _flatten(workload: ConvWorkload) -> ConvWorkload:
+    """A 1×1 convolution without stride and padding sees pixels only: one column of them."""
+    from dataclasses import replace
+
+    pointwise = workload.kernel_height == workload.kernel_width == 1 and workload.stride == (1, 1)
+    if pointwise and not any(workload.padding):
+        pixels = workload.batch * workload.in_height * workload.in_width
+        return replace(workload, batch=1, in_height=pixels, in_width=1)
+    return workload
+
+
+def tile_candidates(row: Dot, target: TargetProfile) -> list[tuple[int, int]]:
+    """(pixels, vectors) whose accumulators, weights, broadcast and temporaries fit the registers."""
+    # AVX-512 rows may use 32 registers also at 256 bits; rows of 128 and 256 bits are only chosen without it.
+    registers = target.vector_registers
+    shapes = []
+    for vectors in (1, 2, 3, 4, 6):
+        spare = 1 + vectors * row.groups + row.groups + row.constants  # a product, weights, data, constants
+        pixels = (registers - spare) // vectors
+        if pixels >= 1:
+            shapes.append((min(pixels, 12), vectors))
+    return shapes
+
+
+class _Direct:
+    """State shared by the parts of one kernel's code."""
+
+    def __init__(
+        self,
+        workload: ConvWorkload,
+        constants: ConvConstants,
+        operands: Operands,
+        row: Dot,
+        target: TargetProfile,
+    ) -> None:
+        self.work = workload
+        self.operands = operands
+        self.row = row
+        self.target = target
+        self.epilogue = Epilogue.of(workload, constants, operands, target)
+        merged = workload.groups == 1 and workload.dilation[1] == 1
+        runs = reduction_runs(operands.weight, merged=merged)
+        self.run_shape = (workload.kernel_height, 1 if merged else workload.kernel_width)
+        self.run_length = runs.shape[2]
+        self.steps = math.ceil(self.run_length / row.step)
+        self.tile = choose_tile(workload, row, target, runs.shape[1] * self.steps, operands)
+        self.block = self.tile.vectors * row.lanes
+        self.packed = self._pack(runs)
+        self.band = Band(
+            workload, self.tile.rows, operands.data_dtype, operands.data_offset, operands.data_zero_point
+        )
+        self.direct = self._reads_in_place()
+
+    # -- constants -----------------------------------------------------------------------------------------------
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of output channels of one group."""
+        return math.ceil(self.work.group_out_channels / self.block)
+
+    @property
+    def block_weights(self) -> int:
+        """Packed weights of one block, in elements."""
+        return math.prod(self.run_shape) * self.steps * self.row.step * self.block
+
+    def block_start(self, block: Expr) -> Expr:
+        """First channel of a block in its group; the last block overlaps the one before."""
+        last = max(self.work.group_out_channels - self.block, 0)
+        if isinstance(block, int):
+            return min(block * self.block, last)
+        return T.min(block * self.block, last) if last % self.block else block * self.block
+
+    def _pack(self, runs: np.ndarray) -> np.ndarray:
+        row, work = self.row, self.work
+        out_group = work.group_out_channels
+        padded = np.zeros((work.groups, max(out_group, self.block), runs.shape[1], self.steps * row.step), runs.dtype)
+        padded[:, :out_group, :, : self.run_length] = runs.reshape(work.groups, out_group, runs.shape[1], -1)
+        blocks = [padded[:, start : start + self.block] for start in map(self.block_start, range(self.blocks))]
+        stacked = np.stack(blocks, axis=1)  # group, block, channel, run, reduction
+        shape = (*stacked.shape[:2], self.tile.vectors, row.lanes, runs.shape[1], self.steps, row.groups, row.depth)
+        order = (0, 1, 4, 5, 6, 2, 3, 7)  # group, block, run, step, dot group, vector, lane, depth
+        return np.ascontiguousarray(stacked.reshape(shape).transpose(order)).reshape(-1)
+
+    def arguments(self) -> list[tuple[str, int, str]]:
+        """Arguments of the kernel."""
+        work = self.work
+        return [
+            ("data", work.data_bytes(), work.data_dtype),
+            ("weight", self.packed.size, str(self.packed.dtype)),
+            *self.epilogue.arguments,
+            ("out", work.batch * work.out_height * work.out_width * work.out_channels, work.out_dtype),
+        ]
+
+    def _reads_in_place(self) -> bool:
+        """Whether the tensor itself can be read: nothing to convert or pad, and no step past the end of a run."""
+        return (
+            not any(self.work.padding)
+            and self.operands.data_dtype == self.work.data_dtype
+            and self.operands.data_offset == 0
+            and self.run_length % self.row.step == 0
+            and not self.operands.has_term2
+        )
+
+    # -- code ------------------------------------------------------------------------------------------------------
+
+    def emit(self, data: Expr, weight: Expr, *rest: Expr) -> None:
+        """The body of the function."""
+        *constants, out = rest
+        self.epilogue.bind(constants)
+        self.weight, self.out = weight, out
+        work, tile = self.work, self.tile
+        bands = math.ceil(work.out_height / tile.rows)
+        tasks = work.batch * bands * tile.channel_tasks
+        per_task = math.ceil(work.groups * self.blocks / tile.channel_tasks)
+
+        def task(index: Expr) -> None:
+            first_block = (index % tile.channel_tasks) * per_task
+            image = index // tile.channel_tasks // bands
+            first_row = T.min((index // tile.channel_tasks) % bands * tile.rows, work.out_height - tile.rows)
+            image, first_row = T.Bind(image + T.int32(0)), T.Bind(first_row + T.int32(0))
+            source, base = data, (image * work.in_height + first_row * work.stride[0]) * work.in_width * work.in_channels
+            self.pitch, self.row_stride = work.in_width * work.in_channels, work.stride[0]
+            if not self.direct:
+                slack = self.row.step + (self.row.lanes * self.row.depth if self.operands.has_term2 else 0)
+                source = T.alloc_buffer((self.band.elements + slack,), self.operands.data_dtype)
+                self.band.emit(data, source, image, first_row, self.target.vector_bits // 8)
+                base = 0
+                self.pitch, self.row_stride = self.band.pitch, self.band.row_stride
+            self.source, self.base = source, T.Bind(T.int32(0) + base)
+            self.out_base = T.Bind((image * work.out_height + first_row) * work.out_width * work.out_channels)
+            sums = self._row_sums() if self.operands.has_term2 else None
+            loop(per_task, lambda b: self._blocks(first_block + b, sums))
+
+        loop(tasks, task, parallel=work.threads > 1)
+
+    def _blocks(self, index: Expr, sums: Expr | None) -> None:
+        work = self.work
+        total = work.groups * self.blocks
+        index = T.Bind(T.min(index + T.int32(0), total - 1))  # an uneven share repeats the last block
+        group = index // self.blocks
+        channel = T.Bind(group * work.group_out_channels + self.block_start(index % self.blocks))
+        weight_base = T.Bind(index * self.block_weights)
+        data_base = T.Bind(self.base + group * work.group_in_channels)
+        pixels = self.tile.rows * work.out_width
+        count = math.ceil(pixels / self.tile.pixels)
+        size, larger = divmod(pixels, count)
+
+        def tiles(first: int, number: int, width: int) -> None:
+            loop(number, lambda t: self._tile(first + t * width, width, channel, weight_base, data_base, group, sums))
+
+        tiles(0, larger, size + 1)
+        tiles(larger * (size + 1), count - larger, size)
+
+    def _pixel_offset(self, pixel: Expr) -> Expr:
+        """Where the window of an output pixel of the band starts in the source."""
+        work = self.work
+        step = work.stride[1] * work.in_channels
+        if work.out_width == 1:
+            return pixel * (self.row_stride * self.pitch)
+        return (pixel // work.out_width) * (self.row_stride * self.pitch) + (pixel % work.out_width) * step
+
+    def _tile(
+        self,
+        first: Expr,
+        width: int,
+        channel: Expr,
+        weight_base: Expr,
+        data_base: Expr,
+        group: Expr,
+        sums: Expr | None,
+    ) -> None:
+        row, vectors = self.row, self.tile.vectors
+        acc = Registers(width * vectors, "int32", row.lanes)
+        for i in range(width * vectors):
+            acc[i] = const(0, "int32", row.lanes)
+        if self.work.out_width == 1:
+            start = T.Bind(data_base + self._pixel_offset(first))
+            stride = self.row_stride * self.pitch
+            offsets = [start + i * stride for i in range(width)]
+        else:
+            offsets = [T.Bind(data_base + self._pixel_offset(first + i)) for i in range(width)]
+
+        def run(kernel_row: Expr, kernel_column: Expr) -> None:
+            work = self.work
+            shift = kernel_row * (work.dilation[0] * self.pitch) + kernel_column * (work.dilation[1] * work.in_channels)
+            weights = weight_base + (kernel_row * self.run_shape[1] + kernel_column) * (
+                self.steps * row.step * self.block
+            )
+            loop(self.steps, lambda k: self._step(acc, width, offsets, shift + k * row.step, weights, k))
+
+        loop(self.run_shape[0], lambda h: loop(self.run_shape[1], lambda w: run(h, w)))
+        for i in range(width):
+            valid = self.work.group_out_channels if self.work.group_out_channels < self.block else None
+            self.epilogue.emit(
+                [acc[i * vectors + j] for j in range(vectors)],
+                row.lanes,
+                channel,
+                self.out,
+                self.out_base + (first + i) * self.work.out_channels + channel,
+                None if sums is None else sums[group * (self.tile.rows * self.work.out_width) + first + i],
+                valid,
+            )
+
+    def _step(self, acc: Registers, width: int, offsets: list[Expr], shift: Expr, weights: Expr, k: Expr) -> None:
+        row, vectors = self.row, self.tile.vectors
+        packed = row.lanes * row.depth
+        base = weights + k * (row.groups * vectors * packed)
+        w = [
+            [T.Bind(load(self.weight, base + (g * vectors + j) * packed, packed)) for g in range(row.groups)]
+            for j in range(vectors)
+        ]
+        for i in range(width):
+            x = []
+            for g in range(row.groups):
+                values = load(self.source, offsets[i] + shift + g * row.depth, row.depth)
+                x.append(T.Bind(row.broadcast(values)))
+            for j in range(vectors):
+                acc[i * vectors + j] = row.emit(row, acc[i * vectors + j], x, w[j])
+
+    def _row_sums(self) -> Expr:
+        """Term2's sums: scratch int32 [group][pixel] with the sum of x' under every output pixel of the band."""
+        work, row = self.work, self.row
+        pixels = self.tile.rows * work.out_width
+        sums = T.alloc_buffer((max(work.groups * pixels, 256),), "int32")
+        lanes = 8
+        whole, rest = divmod(self.run_length, lanes)
+
+        def pixel(index: Expr) -> None:
+            group, position = index // pixels, index % pixels
+            start = T.Bind(self.base + group * work.group_in_channels + self._pixel_offset(position))
+            total = Registers(1, "int32", lanes)
+            total[0] = const(0, "int32", lanes)
+
+            def run(kernel_row: Expr, kernel_column: Expr) -> None:
+                shift = start + kernel_row * (work.dilation[0] * self.pitch)
+                shift = T.Bind(shift + kernel_column * (work.dilation[1] * work.in_channels))
+
+                def add(offset: Expr, count: int) -> None:
+                    values = cast(load(self.source, shift + offset, lanes), "int32", lanes)
+                    if count < lanes:
+                        mask = T.ramp(0, 1, lanes) < const(count, "int32", lanes)
+                        values = T.Select(mask, values, const(0, "int32", lanes))
+                    total[0] = total[0] + values
+
+                loop(whole, lambda k: add(k * lanes, lanes))
+                if rest:
+                    add(whole * lanes, rest)
+
+            loop(self.run_shape[0], lambda h: loop(self.run_shape[1], lambda w: run(h, w)))
+            store(sums, index, intrinsic("llvm.vector.reduce.add", "int32", total[0]), 1)
+
+        loop(work.groups * pixels, pixel)
+        return sums
+
+
+def choose_tile(
+    workload: ConvWorkload, row: Dot, target: TargetProfile, reduction_steps: int, operands: Operands
+) -> Tile:
+    """The tile with the least modelled work.
+
+    Time of a tile step is the larger of its vector instructions over four a cycle and its loads over two a cycle
+    (Zen 3, and close to Golden Cove and Neoverse V1); edges are counted at their full cost.
+    """
+    pixels_total = workload.out_height * workload.out_width
+
+    def cost(shape: tuple[int, int]) -> float:
+        pixels, vectors = shape
+        blocks = math.ceil(workload.group_out_channels / (vectors * row.lanes))
+        tiles = math.ceil(pixels_total / pixels)
+        width = pixels_total / tiles
+        vector_ops = width * (vectors * row.uops + row.setup_uops * row.groups)
+        loads = (width + vectors) * row.groups
+        step = max(vector_ops / 4, loads / 2, row.uops + 1)
+        epilogue = width * vectors * 3
+        return blocks * tiles * (reduction_steps * step + epilogue + 10)
+
+    pixels, vectors = min(tile_candidates(row, target), key=cost)
+    rows, channel_tasks = _partition(workload, operands, vectors * row.lanes, pixels)
+    return Tile(pixels, vectors, rows, channel_tasks)
+
+
+def _partition(workload: ConvWorkload, operands: Operands, block: int, tile_pixels: int) -> tuple[int, int]:
+    """(output rows of a band, tasks that share its channel blocks).
+
+    A band's data should stay in L2 beside the weights of a block; there should be a whole number of tasks a thread.
+    """
+    work = workload
+    element = np.dtype(operands.data_dtype).itemsize
+    row_bytes = (work.in_width + work.padding[1] + work.padding[3]) * work.in_channels * element * work.stride[0]
+    budget = 192 << 10
+    rows = max(1, min(work.out_height, budget // max(row_bytes, 1)))
+    if work.out_width == 1 and rows > tile_pixels:  # pixels of a flattened 1×1: whole tiles
+        rows -= rows % tile_pixels
+    channel_tasks = 1
+    if work.threads > 1:
+        blocks = work.groups * math.ceil(work.group_out_channels / block)
+        bands = work.batch * math.ceil(work.out_height / rows)
+        if bands < 2 * work.threads:
+            by_rows = math.ceil(work.out_height / (work.threads * math.ceil(bands / work.threads)))
+            waste_rows = by_rows * math.ceil(work.out_height / by_rows) / work.out_height
+            waste_blocks = math.ceil(blocks / work.threads) * work.threads / blocks
+            if bands % work.threads == 0:
+                pass
+            elif waste_rows <= waste_blocks or blocks < work.threads:
+                rows = by_rows
+            else:
+                channel_tasks = work.threads
+    bands = math.ceil(work.out_height / rows)
+    return math.ceil(work.out_height / bands), channel_tasks

@@ -1,0 +1,23 @@
+"""The int16 lowering: both zero points are subtracted first, then one int16 convolution without terms."""
+
+from __future__ import annotations
+
+from selector.lowering import conv, dot
+from selector.lowering.kernel import Kernel
+from selector.lowering.operands import make_operands
+from selector.target import TargetProfile
+from selector.workload import ConvConstants, ConvWorkload
+
+
+def build(name: str, workload: ConvWorkload, constants: ConvConstants, target: TargetProfile) -> Kernel:
+    """Kernel of the int16 lowering."""
+    operands = make_operands(
+        workload,
+        constants,
+        data_dtype="int16",
+        data_offset=-workload.data_zero_point,
+        weight_dtype="int16",
+        weight_offset=constants.weight_zero_point.astype("int64"),
+    )
+    row = dot.candidates(target, "int16")[0]
+    return conv.build(f"{name}__direct_{row.name}", workload, constants, operands, row, target)

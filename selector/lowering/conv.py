@@ -21,9 +21,22 @@ from selector.lowering.kernel import Kernel
 from selector.lowering.operands import Operands, reduction_runs
 from selector.lowering.prepare import Band
 from selector.lowering.requantize import Epilogue
-from selector.lowering.tir import Expr, Registers, T, cast, const, function, intrinsic, load, loop, store, vector
+from selector.lowering.tir import Expr, Registers, T, cast, const, function, intrinsic, load, loop, splat, store
 from selector.target import TargetProfile
 from selector.workload import ConvConstants, ConvWorkload
+
+NAME = "direct"
+MAX_DOT_GROUPS = 2
+
+
+def reduction_order(weight: np.ndarray, workload: ConvWorkload, row: Dot) -> np.ndarray:
+    """Weights (O, KH, KW, C/groups) as (O, runs, length), in the order in which ``row`` would read them."""
+    return reduction_runs(weight, merged=_merges(workload))
+
+
+def _merges(workload: ConvWorkload) -> bool:
+    """Whether a row of the kernel is one contiguous stretch of memory."""
+    return workload.groups == 1 and workload.dilation[1] == 1
 
 
 @dataclass(frozen=True)
@@ -90,7 +103,7 @@ class _Direct:
         self.row = row
         self.target = target
         self.epilogue = Epilogue.of(workload, constants, operands, target)
-        merged = workload.groups == 1 and workload.dilation[1] == 1
+        merged = _merges(workload)
         runs = reduction_runs(operands.weight, merged=merged)
         self.run_shape = (workload.kernel_height, 1 if merged else workload.kernel_width)
         self.run_length = runs.shape[2]
@@ -224,7 +237,7 @@ class _Direct:
         row, vectors = self.row, self.tile.vectors
         acc = Registers(width * vectors, "int32", row.lanes)
         for i in range(width * vectors):
-            acc[i] = const(0, "int32", row.lanes)
+            acc[i] = self.epilogue.start(channel + i % vectors * row.lanes, row.lanes)
         if self.work.out_width == 1:
             start = T.Bind(data_base + self._pixel_offset(first))
             stride = self.row_stride * self.pitch
@@ -249,9 +262,13 @@ class _Direct:
                 channel,
                 self.out,
                 self.out_base + (first + i) * self.work.out_channels + channel,
-                None if sums is None else sums[group * (self.tile.rows * self.work.out_width) + first + i],
+                None if sums is None else [self._data_sum(sums, group, first + i)] * vectors,
                 valid,
             )
+
+    def _data_sum(self, sums: Expr, group: Expr, pixel: Expr) -> Expr:
+        index = group * (self.tile.rows * self.work.out_width) + pixel
+        return T.Bind(splat(load(sums, index, 1), self.row.lanes))
 
     def _step(self, acc: Registers, width: int, offsets: list[Expr], shift: Expr, weights: Expr, k: Expr) -> None:
         row, vectors = self.row, self.tile.vectors

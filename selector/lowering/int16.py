@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selector.lowering import conv, dot
+from selector.lowering import conv, depthwise, dot
 from selector.lowering.kernel import Kernel
 from selector.lowering.operands import make_operands
 from selector.target import TargetProfile
@@ -20,4 +20,5 @@ def build(name: str, workload: ConvWorkload, constants: ConvConstants, target: T
         weight_offset=constants.weight_zero_point.astype("int64"),
     )
     row = dot.candidates(target, "int16")[0]
-    return conv.build(f"{name}__direct_{row.name}", workload, constants, operands, row, target)
+    template = depthwise if depthwise.takes(workload) else conv
+    return template.build(f"{name}__{template.NAME}_{row.name}", workload, constants, operands, row, target)

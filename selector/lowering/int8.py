@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from selector.lowering import conv, dot
+from selector.lowering import conv, depthwise, dot
 from selector.lowering.kernel import Kernel
-from selector.lowering.operands import Operands, byte_weight_offset, make_operands, reduction_runs, weight_bounds
+from selector.lowering.operands import Operands, byte_weight_offset, make_operands, weight_bounds
 from selector.target import TargetProfile
 from selector.workload import ConvConstants, ConvWorkload
 
@@ -15,11 +15,14 @@ def build(name: str, workload: ConvWorkload, constants: ConvConstants, target: T
     """Kernel of the int8 lowering, on the fastest dot instruction that the weights prove exact."""
     weight_offset = byte_weight_offset(constants)
     signed = constants.weight.astype(np.int64) - weight_offset.reshape(-1, 1, 1, 1)
-    merged = workload.groups == 1 and workload.dilation[1] == 1
-    bounds = weight_bounds(reduction_runs(signed, merged=merged))
-    row = next(row for row in dot.candidates(target, "int8") if row.safe(bounds))
+    template = depthwise if depthwise.takes(workload) else conv
+    row = next(
+        row
+        for row in dot.candidates(target, "int8")
+        if row.groups <= template.MAX_DOT_GROUPS and row.safe(weight_bounds(template.reduction_order(signed, workload, row)))
+    )
     operands = _operands(workload, constants, row, weight_offset)
-    return conv.build(f"{name}__direct_{row.name}", workload, constants, operands, row, target)
+    return template.build(f"{name}__{template.NAME}_{row.name}", workload, constants, operands, row, target)
 
 
 def _operands(

@@ -80,7 +80,7 @@ class Band:
 
     def _copy(self, data: Expr, source: Expr, scratch: Expr, target: Expr, count: int, width: int) -> None:
         def piece(start: Expr, lanes: int) -> None:
-            store(scratch, target + start, self._convert(load(data, source + start, lanes), lanes), lanes)
+            store(scratch, target + start, convert(load(data, source + start, lanes), lanes, self.dtype, self.offset), lanes)
 
         _in_vectors(count, width, piece)
 
@@ -90,16 +90,17 @@ class Band:
 
         _in_vectors(count, width, piece)
 
-    def _convert(self, value: Expr, lanes: int) -> Expr:
-        """Qa -> Qa + offset in the stored dtype."""
-        if self.dtype == "int16":
-            widened = cast(value, "int16", lanes)
-            return widened if self.offset == 0 else widened + const(self.offset, "int16", lanes)
-        if self.offset:
-            assert abs(self.offset) == 128
-            flipped = T.reinterpret(value, dtype=vector("uint8", lanes)) ^ const(128, "uint8", lanes)
-            return T.reinterpret(flipped, dtype=vector(self.dtype, lanes))
-        return value
+
+def convert(value: Expr, lanes: int, dtype: str, offset: int) -> Expr:
+    """Qa -> Qa + offset in the stored dtype: widened to int16, or bytes shifted by 128 or not at all."""
+    if dtype == "int16":
+        widened = cast(value, "int16", lanes)
+        return widened if offset == 0 else widened + const(offset, "int16", lanes)
+    if offset:
+        assert abs(offset) == 128
+        flipped = T.reinterpret(value, dtype=vector("uint8", lanes)) ^ const(128, "uint8", lanes)
+        return T.reinterpret(flipped, dtype=vector(dtype, lanes))
+    return value
 
 
 def _in_vectors(count: int, width: int, piece) -> None:  # type: ignore[no-untyped-def]

@@ -22,6 +22,7 @@ _PACK_WORDS = {"int8": "llvm.x86.sse2.packsswb.128", "uint8": "llvm.x86.sse2.pac
 class Epilogue:
     """Bias, Term2, requantize and store of ``lanes`` output channels at a time.
 
+    Accumulators begin with ``start`` (the bias costs nothing there) and end in ``emit``.
     The per-channel constants are arguments of the kernel; ``bind`` takes the buffers, ``emit`` writes one output pixel.
     """
 
@@ -66,16 +67,20 @@ class Epilogue:
         channel: Expr,
         out: Expr,
         out_index: Expr,
-        row_sum: Expr | None = None,
+        data_sums: list[Expr] | None = None,
         valid: int | None = None,
     ) -> None:
         """Store consecutive vectors of output channels of one pixel.
 
         ``accumulators``: int32 vectors of ``lanes`` channels each, the first starting at ``channel``; ``out_index``:
-        where the first goes; ``row_sum``: int32 scalar, sum of x' under the pixel; ``valid``: how many of the lanes
-        are real channels (None: all).
+        where the first goes; ``data_sums``: int32 vectors with the sum of x' under the pixel, where Term2 is needed;
+        ``valid``: how many of the lanes are real channels (None: all).
         """
-        sums = [self._sum(acc, lanes, channel + j * lanes, row_sum) for j, acc in enumerate(accumulators)]
+        terms = data_sums or [None] * len(accumulators)
+        sums = [
+            self._sum(acc, lanes, channel + j * lanes, term)
+            for j, (acc, term) in enumerate(zip(accumulators, terms, strict=True))
+        ]
         if self.requantize is None:
             pieces = [(value, lanes) for value in sums]
         else:
@@ -93,13 +98,17 @@ class Epilogue:
                 _store_partial(out, out_index + start, value, width, count)
             start += width
 
-    def _sum(self, acc: Expr, lanes: int, channel: Expr, row_sum: Expr | None) -> Expr:
+    def start(self, channel: Expr, lanes: int) -> Expr:
+        """What an accumulator starts with: the bias (Term3 and Term4 included)."""
         if "bias" in self.buffers:
-            acc = acc + load(self.buffers["bias"], channel, lanes)
-        if "weight_zero_point" in self.buffers:
-            assert row_sum is not None
-            acc = acc - splat(row_sum, lanes) * load(self.buffers["weight_zero_point"], channel, lanes)
-        return acc
+            return load(self.buffers["bias"], channel, lanes)
+        return const(0, "int32", lanes)
+
+    def _sum(self, acc: Expr, lanes: int, channel: Expr, data_sum: Expr | None) -> Expr:
+        """Subtract Term2."""
+        if data_sum is None:
+            return acc
+        return acc - data_sum * load(self.buffers["weight_zero_point"], channel, lanes)
 
     def _scale(self, value: Expr, lanes: int, channel: Expr) -> Expr:
         requantize = self.requantize
@@ -154,19 +163,39 @@ class Epilogue:
                 rounded = cast(T.nearbyint(value), "int32", lanes) + const(requantize.zero_point, "int32", lanes)
                 pieces.append((cast(rounded, dtype, lanes), lanes))
             return pieces
-        quarters = [part for value in scaled for part in _quarters(_round_x86(value, lanes), lanes)]
+        rounded = [part for value in scaled for part in _halves(_round_x86(value, lanes), lanes)]
+        lanes = min(lanes, 8)
         pieces = []
-        for first in range(0, len(quarters), 4):
-            four = quarters[first : first + 4]
-            words = [_pack_dwords(four[i : i + 2]) for i in range(0, len(four), 2)]
-            zero_point = const(requantize.zero_point, "int16", 8)
-            if requantize.zero_point:
-                words = [intrinsic("llvm.sadd.sat", "int16x8", word, zero_point) for word in words]
-            packed = intrinsic(_PACK_WORDS[dtype], vector("int8", 16), words[0], words[-1])
+        for first in range(0, len(rounded), 16 // lanes):
+            some = rounded[first : first + 16 // lanes]
+            packed = self._pack_eight(some) if lanes == 8 else self._pack_four(some)
             packed = T.reinterpret(packed, dtype=vector(dtype, 16))
-            width = 4 * len(four)
+            width = lanes * len(some)
             pieces.append((packed if width == 16 else pick([packed], list(range(width))), width))
         return pieces
+
+    def _pack_four(self, some: list[Expr]) -> Expr:
+        """Up to four int32x4 -> int8x16, saturating."""
+        words = [
+            self._add_zero_point(intrinsic("llvm.x86.sse2.packssdw.128", "int16x8", pair[0], pair[-1]), 8)
+            for pair in (some[:2], some[2:] or some[:2])
+        ]
+        return intrinsic(_PACK_WORDS[self.workload.out_dtype], vector("int8", 16), words[0], words[1])
+
+    def _pack_eight(self, some: list[Expr]) -> Expr:
+        """One or two int32x8 -> int8x16, saturating; AVX2 packs inside 128-bit halves, the last shuffle mends that."""
+        words = self._add_zero_point(intrinsic("llvm.x86.avx2.packssdw", "int16x16", some[0], some[-1]), 16)
+        halves = [pick([words], list(range(start, start + 8))) for start in (0, 8)]
+        packed = intrinsic(_PACK_WORDS[self.workload.out_dtype], vector("int8", 16), *halves)
+        order = [quarter * 4 + i for quarter in (0, 2, 1, 3) for i in range(4)]
+        return pick([packed], order)
+
+    def _add_zero_point(self, words: Expr, lanes: int) -> Expr:
+        assert self.requantize is not None
+        if self.requantize.zero_point == 0:
+            return words
+        zero_point = const(self.requantize.zero_point, "int16", lanes)
+        return intrinsic("llvm.sadd.sat", vector("int16", lanes), words, zero_point)
 
 
 def _round_x86(value: Expr, lanes: int) -> Expr:
@@ -178,15 +207,11 @@ def _round_x86(value: Expr, lanes: int) -> Expr:
     return intrinsic(name, vector("int32", lanes), value)
 
 
-def _quarters(value: Expr, lanes: int) -> list[Expr]:
-    """Vectors of four int32."""
-    if lanes == 4:
+def _halves(value: Expr, lanes: int) -> list[Expr]:
+    """Vectors of at most eight lanes."""
+    if lanes <= 8:
         return [value]
-    return [pick([value], list(range(start, start + 4))) for start in range(0, lanes, 4)]
-
-
-def _pack_dwords(pair: list[Expr]) -> Expr:
-    return intrinsic("llvm.x86.sse2.packssdw.128", "int16x8", pair[0], pair[-1])
+    return [pick([value], list(range(start, start + 8))) for start in range(0, lanes, 8)]
 
 
 def _store_partial(out: Expr, start: Expr, value: Expr, lanes: int, count: int) -> None:

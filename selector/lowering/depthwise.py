@@ -1,0 +1,424 @@
+"""The depthwise template: vectors over channels, dot instructions over kernel rows.
+
+A dot instruction wants ``depth`` products of one output next to each other in memory, but in NHWC the neighbours are
+other channels.  So ``depth`` rows of the input are interleaved, channel by channel, into scratch memory small enough
+for L1 (``[row group][column][channel][depth]``); one instruction then handles ``depth`` rows of the kernel, and with
+stride 1 several output rows share the same interleaved rows, each with the kernel rows shifted inside its weights.
+Padding, sign shift or widening happen in the same pass.  All taps of a tile are unrolled; the accumulators never leave
+their registers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from selector.lowering.dot import Dot
+from selector.lowering.kernel import Kernel
+from selector.lowering.operands import Operands
+from selector.lowering.prepare import convert
+from selector.lowering.requantize import Epilogue
+from selector.lowering.tir import Expr, Registers, T, branch, const, function, load, loop, otherwise, pick, splat, store
+from selector.target import TargetProfile
+from selector.workload import ConvConstants, ConvWorkload
+
+NAME = "depthwise"
+MAX_DOT_GROUPS = 1
+_MIN_CHANNELS = 8
+
+
+def takes(workload: ConvWorkload) -> bool:
+    """Whether this template takes the convolution; the direct template takes every one, as a grouped convolution."""
+    return workload.kind == "depthwise" and workload.out_channels >= _MIN_CHANNELS
+
+
+def reduction_order(weight: np.ndarray, workload: ConvWorkload, row: Dot) -> np.ndarray:
+    """Weights (O, KH, KW, 1) as (O, dots, depth), in the order in which ``row`` would read them."""
+    return pack(weight, workload, row.depth).reshape(len(weight), -1, row.depth)
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """Which input rows are interleaved for which output rows."""
+
+    out_rows: int  # output rows that share the interleaved rows
+    groups: int  # groups of ``depth`` input rows
+    spacing: int  # input rows between neighbours in a group (the dilation)
+
+    @classmethod
+    def of(cls, workload: ConvWorkload, depth: int) -> RowPlan:
+        """The plan with the fewest dot instructions and interleavings for each output row."""
+        kernel, stride = workload.kernel_height, workload.stride[0]
+        if workload.dilation[0] > 1:
+            return cls(1, math.ceil(kernel / depth), workload.dilation[0])
+
+        def cost(out_rows: int) -> float:
+            groups = math.ceil(((out_rows - 1) * stride + kernel) / depth)
+            dots = sum(len(cls(out_rows, groups, 1).used(workload, depth, g)) for g in range(out_rows))
+            return (dots * workload.kernel_width * 3 + groups * depth * stride) / out_rows
+
+        out_rows = min(range(1, min(4, workload.out_height) + 1), key=cost)
+        return cls(out_rows, math.ceil(((out_rows - 1) * stride + kernel) / depth), 1)
+
+    def tap(self, workload: ConvWorkload, depth: int, out_row: int, group: int, d: int) -> int | None:
+        """Kernel row that element ``d`` of a group contributes to an output row; None: no contribution."""
+        tap = group * depth + d - (out_row * workload.stride[0] if self.spacing == 1 else 0)
+        return tap if 0 <= tap < workload.kernel_height else None
+
+    def used(self, workload: ConvWorkload, depth: int, out_row: int) -> list[int]:
+        """Groups that an output row needs."""
+        return [
+            group
+            for group in range(self.groups)
+            if any(self.tap(workload, depth, out_row, group, d) is not None for d in range(depth))
+        ]
+
+
+def pack(weight: np.ndarray, workload: ConvWorkload, depth: int) -> np.ndarray:
+    """Depthwise weights (O, KH, KW, 1) as (O, KW, out row, group, depth), zero where a row does not contribute."""
+    plan = RowPlan.of(workload, depth)
+    packed = np.zeros((len(weight), workload.kernel_width, plan.out_rows, plan.groups, depth), weight.dtype)
+    for out_row in range(plan.out_rows):
+        for group in range(plan.groups):
+            for d in range(depth):
+                tap = plan.tap(workload, depth, out_row, group, d)
+                if tap is not None:
+                    packed[:, :, out_row, group, d] = weight[:, tap, :, 0]
+    return packed
+
+
+def build(
+    name: str,
+    workload: ConvWorkload,
+    constants: ConvConstants,
+    operands: Operands,
+    row: Dot,
+    target: TargetProfile,
+) -> Kernel:
+    """Kernel of a depthwise convolution that ``takes`` accepts."""
+    kernel = _Depthwise(workload, constants, operands, row, target)
+    func = function(name, kernel.arguments(), kernel.emit)
+    return Kernel(name, func, (*kernel.constants(), *kernel.epilogue.constants), "depthwise", row.name)
+
+
+class _Depthwise:
+    """State shared by the parts of one kernel's code."""
+
+    def __init__(
+        self,
+        workload: ConvWorkload,
+        constants: ConvConstants,
+        operands: Operands,
+        row: Dot,
+        target: TargetProfile,
+    ) -> None:
+        assert workload.kind == "depthwise" and row.groups == 1
+        self.work = workload
+        self.operands = operands
+        self.row = row
+        self.target = target
+        self.plan = RowPlan.of(workload, row.depth)
+        self.epilogue = Epilogue.of(workload, constants, operands, target)
+        self.multiplier = workload.group_out_channels
+        self.element_bytes = np.dtype(row.data_dtype).itemsize
+        self.chunk = self._chunk()
+        self.vectors = 2 if self.chunk % (2 * row.lanes) == 0 and not operands.has_term2 else 1
+        self.width = workload.in_width + workload.padding[1] + workload.padding[3]
+        self.columns = self._tile_columns()
+
+    def _chunk(self) -> int:
+        """Channels handled at once: the size that covers all channels with the least overlap, larger first."""
+        channels, largest = self.work.out_channels, max(self.target.vector_bits // 8, self.row.lanes)
+        sizes = [largest >> i for i in range(8) if largest >> i >= self.row.lanes and largest >> i <= channels]
+        return min(sizes or [self.row.lanes], key=lambda size: (math.ceil(channels / size) * size, -size))
+
+    def _tile_columns(self) -> int:
+        """Output columns of a tile: as many accumulators as leave room for data, weights and constants."""
+        registers = self.target.vector_registers - 4 - self.row.constants
+        per_column = self.plan.out_rows * self.vectors * (2 if self.operands.has_term2 else 1)
+        return max(1, registers // per_column)
+
+    # -- constants -----------------------------------------------------------------------------------------------
+
+    def _pack(self, weight: np.ndarray) -> np.ndarray:
+        """[channel vector][KW][out row][group][lane][depth]; the last vector of a chunk may overlap (see starts)."""
+        lanes = self.row.lanes
+        packed = pack(weight, self.work, self.row.depth)
+        starts = [start + offset for start in self._starts() for offset in range(0, self.chunk, lanes)]
+        stacked = np.stack([packed[start : start + lanes] for start in starts])  # vector, lane, KW, row, group, depth
+        return np.ascontiguousarray(stacked.transpose(0, 2, 3, 4, 1, 5)).reshape(-1)
+
+    def _starts(self) -> list[int]:
+        channels = self.work.out_channels
+        return [min(start, channels - self.chunk) for start in range(0, channels, self.chunk)]
+
+    def constants(self) -> list[np.ndarray]:
+        """Packed weights, and for Term2 ones in the places of the weights."""
+        arrays = [self._pack(self.operands.weight)]
+        if self.operands.has_term2:
+            arrays.append(self._pack(np.ones_like(self.operands.weight)))
+        return arrays
+
+    def arguments(self) -> list[tuple[str, int, str]]:
+        """Arguments of the kernel."""
+        work = self.work
+        names = ["weight", "ones"]
+        return [
+            ("data", work.data_bytes(), work.data_dtype),
+            *[(name, array.size, str(array.dtype)) for name, array in zip(names, self.constants(), strict=False)],
+            *self.epilogue.arguments,
+            ("out", work.batch * work.out_height * work.out_width * work.out_channels, work.out_dtype),
+        ]
+
+    # -- code ------------------------------------------------------------------------------------------------------
+
+    def emit(self, data: Expr, *rest: Expr) -> None:
+        """The body of the function."""
+        count = 2 if self.operands.has_term2 else 1
+        self.weights, constants, out = rest[:count], rest[count:-1], rest[-1]
+        self.epilogue.bind(list(constants))
+        self.data, self.out = data, out
+        work, plan = self.work, self.plan
+        row_groups = math.ceil(work.out_height / plan.out_rows)
+        tasks = work.batch * row_groups
+        share = tasks if work.threads == 1 else math.ceil(tasks / (2 * work.threads))
+
+        def task(index: Expr) -> None:
+            scratch = T.alloc_buffer((plan.groups * self.width * self.chunk * self.row.depth,), self.row.data_dtype)
+
+            def rows(i: Expr) -> None:
+                unit = T.min(index * share + i, tasks - 1)
+                image = T.Bind(unit // row_groups + T.int32(0))
+                first = T.Bind(T.min(unit % row_groups * plan.out_rows, work.out_height - plan.out_rows) + T.int32(0))
+                loop(math.ceil(work.out_channels / self.chunk), lambda c: self._chunk_rows(image, first, c, scratch))
+
+            loop(share, rows)
+
+        loop(math.ceil(tasks / share), task, parallel=work.threads > 1)
+
+    def _chunk_rows(self, image: Expr, first: Expr, index: Expr, scratch: Expr) -> None:
+        channel = T.Bind(T.min(index * self.chunk + T.int32(0), self.work.out_channels - self.chunk))
+        self._interleave(image, first, channel, scratch)
+        step = self.vectors * self.row.lanes
+
+        def vectors(v: Expr) -> None:
+            position = T.Bind(index * (self.chunk // self.row.lanes) + v * self.vectors)
+            self._columns_of(image, first, channel + v * step, position, v * step, scratch)
+
+        loop(self.chunk // step, vectors)
+
+    # -- interleaving ------------------------------------------------------------------------------------------------
+
+    def _interleave(self, image: Expr, first: Expr, channel: Expr, scratch: Expr) -> None:
+        """Fill ``scratch`` [group][column][channel of the chunk][depth]."""
+        work, plan, depth = self.work, self.plan, self.row.depth
+        top, left, bottom, right = work.padding
+        pitch = work.in_width * work.in_channels
+        base = T.Bind((image * work.in_height) * pitch + T.int32(0))
+        first_in = T.Bind(first * work.stride[0] - top)
+        pad = self.operands.data_zero_point
+        group_elements = self.width * self.chunk * depth
+
+        def fill(group: int, start: int, columns: int) -> None:
+            lanes = self.chunk * depth
+            loop(
+                columns,
+                lambda x: store(
+                    scratch,
+                    group * group_elements + (start + x) * lanes,
+                    const(pad, self.row.data_dtype, lanes),
+                    lanes,
+                ),
+            )
+
+        for group in range(plan.groups):
+            offsets = [(group * depth + d) * plan.spacing for d in range(depth)]
+            last_used = (plan.out_rows - 1) * work.stride[0] * (plan.spacing == 1) + (
+                work.kernel_height - 1
+            ) * plan.spacing
+            # Rows past the last one in use have zero weights; reading the last one again keeps them in bounds.
+            offsets = [min(offset, last_used) for offset in offsets]
+            fill(group, 0, left)
+            fill(group, left + work.in_width, right)
+
+            def columns(*, checked: bool, group: int = group, offsets: list[int] = offsets) -> None:
+                def column(x: Expr) -> None:
+                    rows = []
+                    for offset in offsets:
+                        source = first_in + offset
+                        if checked:
+                            clamped = T.max(T.min(source, work.in_height - 1), 0)
+                            value = self._load_row(base + clamped * pitch, x, channel)
+                            inside = T.And(source >= 0, source < work.in_height)
+                            padding = [const(pad, self.row.data_dtype, len_) for _, len_ in value]
+                            rows.append(
+                                [T.Select(splat(inside, n), v, p) for (v, n), p in zip(value, padding, strict=True)]
+                            )
+                        else:
+                            rows.append([v for v, _ in self._load_row(base + source * pitch, x, channel)])
+                    target = group * group_elements + (left + x) * (self.chunk * depth)
+                    self._store_interleaved(rows, scratch, target)
+
+                loop(work.in_width, column)
+
+            if not (top or bottom):
+                columns(checked=False)
+                continue
+            within = T.And(first_in + min(offsets) >= 0, first_in + max(offsets) < work.in_height)
+            with branch(within):
+                columns(checked=False)
+            with otherwise(within):
+                columns(checked=True)
+
+    def _load_row(self, row_base: Expr, x: Expr, channel: Expr) -> list[tuple[Expr, int]]:
+        """The chunk's channels of one input pixel in the stored form: (vector, its lanes)."""
+        lanes = min(self.chunk, self.target.vector_bits // 8 // self.element_bytes)
+        pieces = []
+        for start in range(0, self.chunk, lanes):
+            if self.multiplier == 1:
+                value = load(self.data, row_base + x * self.work.in_channels + channel + start, lanes)
+            else:
+                index = T.ramp(channel + start, 1, lanes) // const(self.multiplier, "int32", lanes)
+                value = self.data[splat(row_base + x * self.work.in_channels, lanes) + index]
+            stored = convert(value, lanes, self.row.data_dtype, self.operands.data_offset)
+            pieces.append((T.Bind(stored), lanes))
+        return pieces
+
+    def _store_interleaved(self, rows: list[list[Expr]], scratch: Expr, target: Expr) -> None:
+        lanes = min(self.chunk, self.target.vector_bits // 8 // self.element_bytes)
+        for piece in range(len(rows[0])):
+            vectors = interleave([row[piece] for row in rows], lanes, min(lanes, 16 // self.element_bytes))
+            for i, value in enumerate(vectors):
+                store(scratch, target + (piece * len(rows) + i) * lanes, value, lanes)
+
+    # -- multiplying -------------------------------------------------------------------------------------------------
+
+    def _columns_of(
+        self, image: Expr, first: Expr, channel: Expr, position: Expr, chunk_offset: Expr, scratch: Expr
+    ) -> None:
+        work = self.work
+        count = math.ceil(work.out_width / self.columns)
+        size, larger = divmod(work.out_width, count)
+        out_row = T.Bind((image * work.out_height + first) * work.out_width)
+
+        def tiles(start: int, number: int, width: int) -> None:
+            loop(
+                number,
+                lambda t: self._tile(start + t * width, width, out_row, channel, position, chunk_offset, scratch),
+            )
+
+        tiles(0, larger, size + 1)
+        tiles(larger * (size + 1), count - larger, size)
+
+    def _tile(
+        self,
+        first_column: Expr,
+        width: int,
+        out_row: Expr,
+        channel: Expr,
+        position: Expr,
+        chunk_offset: Expr,
+        scratch: Expr,
+    ) -> None:
+        work, plan, row = self.work, self.plan, self.row
+        lanes, depth, vectors = row.lanes, row.depth, self.vectors
+        packed = lanes * depth
+        outputs = width * plan.out_rows * vectors
+        accumulators = [Registers(outputs, "int32", lanes) for _ in self.weights]
+        for acc, total in enumerate(accumulators):
+            for i in range(outputs):
+                total[i] = self.epilogue.start(channel + i % vectors * lanes, lanes) if acc == 0 else const(0, "int32", lanes)
+        used = [plan.used(work, depth, g) for g in range(plan.out_rows)]
+        base = T.Bind(first_column * (work.stride[1] * self.chunk * depth) + chunk_offset * depth)
+        taps = work.kernel_width * plan.out_rows * plan.groups * packed
+        weight_base = T.Bind(position * taps)
+        for group in range(plan.groups):
+            for column in self._columns_read(width):
+                for j in range(vectors):
+                    start = (group * self.width + column) * self.chunk * depth + j * packed
+                    x = T.Bind(load(scratch, base + start, packed))
+                    for i, kernel_column in self._readers(column, width):
+                        for g in range(plan.out_rows):
+                            if group not in used[g]:
+                                continue
+                            tap = ((kernel_column * plan.out_rows + g) * plan.groups + group) * packed
+                            slot = (i * plan.out_rows + g) * vectors + j
+                            for weights, total in zip(self.weights, accumulators, strict=True):
+                                w = load(weights, weight_base + j * taps + tap, packed)
+                                total[slot] = row.emit(row, total[slot], [x], [w])
+        for i in range(width):
+            for g in range(plan.out_rows):
+                slots = [(i * plan.out_rows + g) * vectors + j for j in range(vectors)]
+                index = (out_row + g * work.out_width + first_column + i) * work.out_channels + channel
+                self.epilogue.emit(
+                    [accumulators[0][slot] for slot in slots],
+                    lanes,
+                    channel,
+                    self.out,
+                    index,
+                    [accumulators[1][slot] for slot in slots] if self.operands.has_term2 else None,
+                )
+
+    def _columns_read(self, width: int) -> list[int]:
+        """Scratch columns, from the tile's first, that a tile of ``width`` outputs reads."""
+        work = self.work
+        reads = {i * work.stride[1] + k * work.dilation[1] for i in range(width) for k in range(work.kernel_width)}
+        return sorted(reads)
+
+    def _readers(self, column: int, width: int) -> list[tuple[int, int]]:
+        """(output of the tile, kernel column) pairs that read a scratch column."""
+        work = self.work
+        return [
+            (i, k)
+            for i in range(width)
+            for k in range(work.kernel_width)
+            if i * work.stride[1] + k * work.dilation[1] == column
+        ]
+
+
+def interleave(rows: list[Expr], lanes: int, block: int) -> list[Expr]:
+    """Element ``e`` of every row next to each other: ``depth`` vectors of ``lanes`` from ``depth`` (1, 2 or 4) rows.
+
+    Works inside 128-bit blocks of ``block`` elements first (one unpack instruction a step) and orders blocks last.
+    """
+    depth = len(rows)
+    if depth == 1:
+        return rows
+    width = 1  # elements that already belong together
+    vectors = list(rows)
+    while len(vectors) > 1 and width < depth:
+        merged = []
+        half = len(vectors) // 2
+        for i in range(half):
+            pair = (vectors[2 * i], vectors[2 * i + 1]) if width == 1 else (vectors[i], vectors[i + half])
+            merged.append(pair)
+        low_high = [[_zip(a, b, lanes, block, width, part) for part in (0, 1)] for a, b in merged]
+        vectors = [vector for pair in low_high for vector in pair]
+        width *= 2
+    blocks = lanes // block
+    if blocks == 1:
+        return vectors
+    ordered = []
+    for m in range(depth):
+        indices = []
+        for position in range(blocks):
+            source_block, source = divmod(m * blocks + position, depth)
+            indices += [source * lanes + source_block * block + e for e in range(block)]
+        used = sorted({index // lanes for index in indices})
+        remap = {vector: k for k, vector in enumerate(used)}
+        ordered.append(
+            pick([vectors[v] for v in used], [remap[i // lanes] * lanes + i % lanes for i in indices])
+        )
+    return ordered
+
+
+def _zip(a: Expr, b: Expr, lanes: int, block: int, width: int, part: int) -> Expr:
+    """Alternate runs of ``width`` elements of two vectors, from the low (0) or high (1) half of every block."""
+    indices = []
+    for start in range(0, lanes, block):
+        for run in range(block // 2 // width):
+            at = start + part * (block // 2) + run * width
+            indices += [at + e for e in range(width)] + [lanes + at + e for e in range(width)]
+    return T.Bind(pick([a, b], indices))

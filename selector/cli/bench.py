@@ -1,0 +1,65 @@
+"""``selector bench``: one network, several ways of running it, timed in turns."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from selector.cli import common
+
+Policies = Annotated[list[str] | None, typer.Option("--policy", help="A policy to time; may be repeated.")]
+Against = Annotated[
+    list[str] | None,
+    typer.Option(help="A peer to time: 'tvm' or 'onnxruntime'; may be repeated.", show_default="those installed"),
+]
+
+
+@common.command
+def bench(
+    model: common.Model,
+    target: common.Target = "native",
+    policy: Policies = None,
+    against: Against = None,
+    threads: common.Threads = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Rounds to run.", show_default="until the ratios are stable")
+    ] = None,
+    max_seconds: Annotated[float, typer.Option(min=0.1, help="Longest time for timing, without --rounds.")] = 30.0,
+    seed: Annotated[int, typer.Option(help="Seed of the random input.")] = 0,
+    as_json: common.AsJson = False,
+    debug: common.Debug = False,
+) -> None:
+    """Time the network under policies and in other runtimes, interleaved in one process."""
+    common.existing_file(model, "the network")
+    from selector.networks import PEERS, compare_network
+    from selector.peers import onnxruntime_installed
+    from selector.report import tables
+
+    count = common.set_threads(threads)
+    resolved = common.resolve_target(target)
+    requested: list[str | None] = [*policy] if policy else [None]
+    policies = list(dict.fromkeys(common.resolve_policy(name) for name in requested))
+    if against is None:
+        against = ["tvm", "onnxruntime"] if onnxruntime_installed() else ["tvm"]
+    for name in against:
+        if name not in PEERS:
+            raise common.BadInput(f"unknown peer '{name}': give one of {', '.join(PEERS)}")
+    with common.progress(f"reading {model.name}", quiet=as_json) as update:
+        result = compare_network(
+            model,
+            policies=policies,
+            against=list(dict.fromkeys(against)),
+            target=resolved,
+            threads=count,
+            rounds=rounds,
+            max_seconds=max_seconds,
+            seed=seed,
+            stage=lambda text: update(description=text),
+            progress=lambda fraction: update(fraction=fraction),
+        )
+    if as_json:
+        common.print_json({"model": str(model), "target": target, "threads": count} | result.to_dict())
+        return
+    title = f"{model.name}, target {target}, {count} thread{'s' if count > 1 else ''}"
+    common.console().print(tables.comparison_table(result, against or [result.comparison.timings[0].name], title))

@@ -1,0 +1,170 @@
+"""What every command shares: options, output for people and machines, progress, exit codes.
+
+Exit codes: 0 done, 1 the work failed, 2 bad input or usage.  Errors are one line on standard error; ``--debug`` shows
+the traceback instead.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from selector.target import TargetLike
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+PIPE_WIDTH = 160  # columns of a table that goes to a file or a pipe
+
+Model = Annotated[Path, typer.Argument(help="Quantized network: ONNX with QuantizeLinear/DequantizeLinear nodes.")]
+Target = Annotated[
+    str, typer.Option(help="'native', an LLVM cpu name (znver3, x86-64-v2, cortex-a72), or a TVM target as JSON.")
+]
+PolicyName = Annotated[
+    str | None, typer.Option("--policy", help="Who chooses the lowering of each convolution, e.g. rule, int8, int16.")
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Threads the network runs on.", show_default="the CPUs of this machine")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+P = ParamSpec("P")
+
+
+class BadInput(ValueError):
+    """What the user gave cannot be used; the message is one line that says why."""
+
+
+class WorkFailed(RuntimeError):
+    """The input was good and the work did not succeed; the message is one line."""
+
+
+def command(function: Callable[P, None]) -> Callable[P, None]:
+    """Turn exceptions into one line on standard error and an exit code; needs a parameter ``debug``."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            function(*args, **kwargs)
+        except (typer.Exit, typer.Abort, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            if kwargs.get("debug"):
+                raise
+            bad_input = isinstance(error, _bad_input_types())
+            text = _first_line(error)
+            if not bad_input and not isinstance(error, WorkFailed):
+                text = f"{type(error).__name__}: {text} (--debug shows the traceback)"
+            typer.echo(f"error: {text}", err=True)
+            raise typer.Exit(EXIT_BAD_INPUT if bad_input else EXIT_FAILED) from None
+
+    return wrapper
+
+
+def existing_file(path: Path, what: str) -> Path:
+    """The path, if a readable file is there; raises BadInput."""
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder, not {what}")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise BadInput(f"cannot read {what} {path}: {error.strerror}") from None
+    return path
+
+
+def resolve_target(target: str) -> TargetLike:
+    """The target as the API takes it: a name, or a dict written as JSON.  Raises UnknownTarget, BadInput."""
+    from selector.target import profile
+
+    parsed: TargetLike = target
+    if target.lstrip().startswith("{"):
+        try:
+            parsed = json.loads(target)
+        except json.JSONDecodeError as error:
+            raise BadInput(f"the target is not valid JSON: {error}") from None
+    profile(parsed)
+    return parsed
+
+
+def resolve_policy(policy: str | None) -> str:
+    """Name of the policy in force (None: the default).  Raises UnknownPolicy."""
+    from selector.policy import registry
+
+    name = registry.DEFAULT if policy is None else policy
+    registry.resolve(name)
+    return name
+
+
+def describe_counts(counts: Mapping[str, int]) -> str:
+    """One sentence about how many convolutions got which lowering (``tvm``: none of Selector's)."""
+    quantized = {name: count for name, count in counts.items() if name != "tvm"}
+    if not quantized:
+        return "nothing was quantized: the network has no quantized convolution, all of it is compiled as TVM has it"
+    text = ", ".join(f"{count} as {name}" for name, count in quantized.items())
+    left = counts.get("tvm", 0)
+    return f"{sum(quantized.values())} quantized convolutions: {text}" + (f"; {left} left to TVM" if left else "")
+
+
+def set_threads(threads: int | None) -> int:
+    """Threads to use (None: the CPUs this process may run on); sets up TVM's thread pool: call it before any work."""
+    from selector.peers import share_process
+    from selector.target import host_cores
+
+    count = threads or host_cores()
+    share_process(count)
+    return count
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON document on standard output."""
+    typer.echo(json.dumps(value, indent=2))
+
+
+def console() -> Console:
+    """Standard output for people: as wide as the terminal, PIPE_WIDTH columns where it is none."""
+    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+
+
+@contextmanager
+def progress(text: str, *, quiet: bool) -> Iterator[Callable[..., None]]:
+    """A spinner and a bar on standard error while the block runs; nothing where that is no terminal, or if ``quiet``.
+
+    Yields ``update(description=…, fraction=…)``.
+    """
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    disabled = quiet or not sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=disabled) as bar:
+        task = bar.add_task(text, total=None)
+
+        def update(description: str | None = None, fraction: float | None = None) -> None:
+            if description is not None:
+                bar.update(task, description=description)
+            if fraction is not None:
+                bar.update(task, total=1.0, completed=fraction)
+
+        yield update
+
+
+def _bad_input_types() -> tuple[type[Exception], ...]:
+    """The errors that say the user's input is at fault; imported late, because TVM takes seconds."""
+    from selector.graph.frontend import ModelError
+    from selector.peers import PeerUnavailable
+    from selector.policy import UnknownPolicy
+    from selector.target import UnknownTarget
+
+    return BadInput, ModelError, PeerUnavailable, UnknownPolicy, UnknownTarget
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else "no message"

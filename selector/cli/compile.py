@@ -1,0 +1,146 @@
+"""``selector compile``: a network to a shared library."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from selector.cli import common
+
+if TYPE_CHECKING:
+    import tvm
+
+    from selector.peers import Runner
+    from selector.target import TargetLike
+    from selector.verify import Difference
+
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Shared library to write, e.g. net.so.", show_default="none")
+]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Run it on random input and compare with TVM's pipeline and ONNX Runtime.")
+]
+
+
+@common.command
+def compile_network(
+    model: common.Model,
+    target: common.Target = "native",
+    policy: common.PolicyName = None,
+    threads: common.Threads = None,
+    output: Output = None,
+    verify: Verify = False,
+    as_json: common.AsJson = False,
+    debug: common.Debug = False,
+) -> None:
+    """Compile a network; without --output it is compiled (and verified) and not kept."""
+    common.existing_file(model, "the network")
+    with reserved(output) as scratch:
+        import selector
+        from selector.peers import require_runnable
+        from selector.report import tables
+
+        count = common.set_threads(threads)
+        resolved, policy = common.resolve_target(target), common.resolve_policy(policy)
+        if verify:
+            require_runnable(resolved)
+        differences: list[Difference] = []
+        with common.progress(f"compiling {model.name}", quiet=as_json) as update:
+            module = selector.load(model)
+            start = time.perf_counter()
+            compiled = selector.compile(module, target=resolved, policy=policy, threads=count)
+            seconds = time.perf_counter() - start
+            if verify:
+                update(description="verifying")
+                differences = _verify(model, module, lambda feed: compiled.run(*feed), resolved, count)
+            failed = [row for row in differences if not row.passed]
+            if scratch and output and not failed:
+                update(description=f"writing {output.name}")
+                compiled.save(scratch)
+                os.replace(scratch, output)
+        saved = output if output and not failed else None
+        counts = tables.lowering_counts(compiled.decisions)
+        summary: dict[str, Any] = {
+            "model": str(model),
+            "target": target,
+            "policy": policy,
+            "threads": count,
+            "convolutions": counts,
+            "sources": dict(Counter(decision.source for decision in compiled.decisions)),
+            "compile_seconds": seconds,
+            "output": str(saved) if saved else None,
+            "library_bytes": saved.stat().st_size if saved else None,
+            "verification": [row.to_dict() for row in differences] if verify else None,
+        }
+        if as_json:
+            common.print_json(summary)
+        else:
+            _print(summary, differences)
+        if failed:
+            worst = max(failed, key=lambda row: row.largest / row.tolerance if row.tolerance else float("inf"))
+            raise common.WorkFailed(
+                f"verification: output {worst.output} differs from {worst.reference} by {worst.largest:.4g}, "
+                f"allowed are {worst.tolerance:.4g}" + ("; nothing was written" if output else "")
+            )
+
+
+@contextmanager
+def reserved(output: Path | None) -> Iterator[Path | None]:
+    """A scratch file beside ``output``, made now, so that an unwritable place shows before any work; always removed.
+
+    Raises BadInput if ``output`` cannot be written or no C++ compiler is there to link it.
+    """
+    if output is None:
+        yield None
+        return
+    if output.is_dir():
+        raise common.BadInput(f"{output} is a folder; --output names the library to write")
+    if output.suffix != ".so":
+        raise common.BadInput(f"the output {output} must end in .so")
+    if not any(shutil.which(name) for name in ("g++", "c++", "clang++", "clang", "gcc")):
+        raise common.BadInput("writing a library needs a C++ compiler to link it, and none is installed (e.g. g++)")
+    scratch = output.with_name(f".{output.stem}.{os.getpid()}.so")
+    try:
+        scratch.touch(exist_ok=False)
+        if output.exists():
+            output.open("ab").close()
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise common.BadInput(f"cannot write {output}: {error.strerror}") from None
+    try:
+        yield scratch
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _verify(path: Path, module: tvm.IRModule, compiled: Runner, target: TargetLike, threads: int) -> list[Difference]:
+    from selector import peers
+    from selector.verify import verify
+
+    references = {"tvm": peers.tvm_default(module, target)}
+    if peers.onnxruntime_installed():
+        references["onnxruntime"] = peers.onnxruntime(path, threads=threads, optimize=False)
+    return verify(module, compiled, references)
+
+
+def _print(summary: dict[str, Any], differences: list[Difference]) -> None:
+    from selector.report import tables
+
+    out = common.console()
+    out.print(common.describe_counts(summary["convolutions"]))
+    sources = ", ".join(f"{source} ({count})" for source, count in summary["sources"].items())
+    out.print(f"decided by {sources or 'nobody'}; compiled in {summary['compile_seconds']:.1f} s")
+    if differences:
+        out.print(tables.differences_table(differences))
+    if summary["output"]:
+        out.print(f"wrote {summary['output']}, {tables.format_bytes(summary['library_bytes'])}")
+    else:
+        out.print("no library was written" + ("" if differences else " (--output net.so writes one)"))

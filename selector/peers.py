@@ -1,0 +1,105 @@
+"""What a compiled network is compared with: TVM's own pipeline and ONNX Runtime, behind one call signature."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from selector.target import TargetLike, profile, resolve
+
+Arrays = Sequence[np.ndarray]
+Runner = Callable[[Arrays], list[np.ndarray]]  # inputs in model order -> outputs in model order
+
+_ISA_PREFIXES = (
+    "avx",
+    "sse",
+    "ssse",
+    "fma",
+    "bmi",
+    "f16c",
+    "amx",
+    "gfni",
+    "vaes",
+    "dotprod",
+    "i8mm",
+    "sve",
+    "fullfp16",
+)
+
+
+class PeerUnavailable(ValueError):
+    """The peer cannot run here; the message says what to install or change."""
+
+
+def share_process(threads: int) -> None:
+    """Set TVM's thread pool to ``threads`` and keep it from pinning threads, which would slow down every other runtime.
+
+    Only the first parallel kernel of a process reads these settings: call it before.
+    """
+    os.environ["TVM_NUM_THREADS"] = str(threads)
+    os.environ["TVM_BIND_THREADS"] = "0"
+
+
+def tvm_default(module: tvm.IRModule, target: TargetLike = "native") -> Runner:
+    """The imported network compiled by TVM's default pipeline: float32 loops between quantize and dequantize."""
+    machine = relax.VirtualMachine(tvm.compile(module, target=resolve(target)), tvm.cpu())
+
+    def run(inputs: Arrays) -> list[np.ndarray]:
+        result = machine["main"](*[tvm.runtime.tensor(np.ascontiguousarray(array)) for array in inputs])
+        return [tensor.numpy() for tensor in ([result] if isinstance(result, tvm.runtime.Tensor) else result)]
+
+    return run
+
+
+def onnxruntime(path: Path, *, threads: int, optimize: bool = True) -> Runner:
+    """The network in ONNX Runtime's CPU provider.
+
+    ``optimize=False`` computes the float graph between quantize and dequantize as it is written, which is a reference;
+    with optimizations its 8-bit kernels are as fast as it can, and saturate on CPUs without VNNI.
+
+    Raises PeerUnavailable without the package.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError:
+        raise PeerUnavailable("onnxruntime is not installed: pip install 'tvm-selector[bench]'") from None
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+
+    def run(inputs: Arrays) -> list[np.ndarray]:
+        return list(session.run(None, dict(zip(names, inputs, strict=True))))
+
+    return run
+
+
+def onnxruntime_installed() -> bool:
+    """Whether ``onnxruntime`` can be a peer."""
+    try:
+        import onnxruntime as _  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def require_runnable(target: TargetLike) -> None:
+    """Raises PeerUnavailable if code for ``target`` does not run on this machine."""
+    wanted, here = profile(target), profile("native")
+    if wanted.arch != here.arch:
+        raise PeerUnavailable(
+            f"code for target '{wanted.name}' ({wanted.arch}) does not run on this {here.arch} machine"
+        )
+    missing = sorted(name for name in wanted.features - here.features if name.startswith(_ISA_PREFIXES))
+    if missing:
+        raise PeerUnavailable(f"code for '{wanted.name}' does not run here: this CPU lacks {', '.join(missing)}")

@@ -1,0 +1,115 @@
+"""Rich tables of decisions, verification and timings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from selector.networks import NetworkComparison
+from selector.policy import Decision
+from selector.verify import Difference
+
+_STYLES = {"int8": "cyan", "int16": "magenta", "tvm": "yellow"}
+
+
+def decision_row(decision: Decision) -> dict[str, Any]:
+    """One layer's decision as plain values; byte counts are of input, weights and output together."""
+    workload = decision.workload
+    facts: dict[str, Any] = {"shape": None, "kind": None, "bytes": None, "macs": None}
+    if workload is not None:
+        facts = {
+            "shape": workload.describe(),
+            "kind": workload.kind,
+            "bytes": workload.data_bytes() + workload.weight_bytes() + workload.out_bytes(),
+            "macs": workload.macs(),
+        }
+    return {"layer": decision.layer} | facts | decision.to_dict()
+
+
+def lowering_counts(decisions: Sequence[Decision]) -> dict[str, int]:
+    """Convolutions per lowering; ``tvm`` are those left as TVM has them."""
+    return dict(sorted(Counter(decision.lowering for decision in decisions).items()))
+
+
+def decisions_table(decisions: Sequence[Decision]) -> Table:
+    """One row per convolution, in the network's order."""
+    table = Table(title=f"{len(decisions)} convolutions", title_justify="left")
+    table.add_column("layer", no_wrap=True, overflow="ellipsis", max_width=44)
+    table.add_column("shape", no_wrap=True)
+    table.add_column("kind", no_wrap=True)
+    table.add_column("bytes", justify="right", no_wrap=True)
+    table.add_column("MMAC", justify="right", no_wrap=True)
+    table.add_column("lowering", no_wrap=True)
+    table.add_column("source", no_wrap=True)
+    table.add_column("reason")
+    for decision in decisions:
+        row = decision_row(decision)
+        style = _STYLES[decision.lowering]
+        table.add_row(
+            decision.layer,
+            row["shape"] or "-",
+            row["kind"] or "-",
+            "-" if row["bytes"] is None else format_bytes(row["bytes"]),
+            "-" if row["macs"] is None else f"{row['macs'] / 1e6:.2f}",
+            f"[{style}]{decision.lowering}[/]",
+            decision.source,
+            decision.reason,
+        )
+    return table
+
+
+def differences_table(differences: Sequence[Difference]) -> Table:
+    """One row per output and reference."""
+    table = Table(title="largest difference to independent references", title_justify="left")
+    table.add_column("output", justify="right")
+    table.add_column("reference")
+    for heading in ("largest", "in steps", "allowed", "top-1 agrees"):
+        table.add_column(heading, justify="right")
+    table.add_column("verdict")
+    for row in differences:
+        table.add_row(
+            str(row.output),
+            row.reference,
+            f"{row.largest:.4g}",
+            "-" if row.steps is None else f"{row.steps:.2f}",
+            f"{row.tolerance:.4g}",
+            "-" if row.top1_agrees is None else f"{row.top1_agrees:.0%}",
+            "[green]ok[/]" if row.passed else "[red]too large[/]",
+        )
+    return table
+
+
+def comparison_table(result: NetworkComparison, references: Sequence[str], title: str) -> Table:
+    """One row per contender; a column of time ratios per reference, below 1 is faster than it."""
+    comparison = result.comparison
+    table = Table(title=f"{title}, {comparison.rounds} interleaved rounds", title_justify="left")
+    table.add_column("contender", no_wrap=True)
+    table.add_column("median ms", justify="right")
+    table.add_column("quartiles ms", justify="right")
+    for reference in references:
+        table.add_column(f"time ÷ {reference}", justify="right")
+    table.add_column(f"output differs from {comparison.timings[0].name}", justify="right")
+    table.add_column("build s", justify="right")
+    for timing in comparison.timings:
+        low, high = timing.iqr_ms
+        ratios = [comparison.ratio(timing.name, reference) for reference in references]
+        table.add_row(
+            timing.name,
+            f"{timing.median_ms:.2f}",
+            f"{low:.2f} – {high:.2f}",
+            *[f"{ratio.median:.3f}" for ratio in ratios],
+            f"{result.largest_difference[timing.name]:.3g}",
+            f"{result.build_seconds[timing.name]:.1f}",
+        )
+    return table
+
+
+def format_bytes(count: int) -> str:
+    """Bytes with a unit, e.g. ``147 kB``."""
+    for unit, size in (("MB", 1_000_000), ("kB", 1_000)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}" if count < 1000 * size else f"{count / size:.0f} {unit}"
+    return f"{count} B"

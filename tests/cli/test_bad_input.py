@@ -1,0 +1,172 @@
+"""Every way of giving the command something it cannot use: exit code 2 and one line that says why."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.cli.conftest import Run
+from tests.models import GraphBuilder, qdq_conv_model
+
+
+def float_conv(shape: tuple[int | str, ...] = (1, 3, 8, 8)) -> onnx.ModelProto:
+    """A float32 convolution, nothing quantized."""
+    b = GraphBuilder()
+    x = b.input("x", shape)
+    return b.model({b.node("Conv", [x, b.const(b.rng.normal(0, 1, (4, 3, 3, 3)).astype("float32"))]): "float32"})
+
+
+def dynamic_batch() -> onnx.ModelProto:
+    """A quantized convolution whose batch is a name."""
+    model = qdq_conv_model()
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    return model
+
+
+def qoperator() -> onnx.ModelProto:
+    """A QLinearConv, as quantizers write in their operator-oriented format."""
+    rng = np.random.default_rng(0)
+    constants = {
+        "s": np.float32(0.1),
+        "z": np.uint8(128),
+        "w": rng.integers(-127, 128, (4, 3, 3, 3)).astype("int8"),
+        "zw": np.int8(0),
+    }
+    node = helper.make_node("QLinearConv", ["x", "s", "z", "w", "s", "zw", "s", "z"], ["y"], name="conv")
+    graph = helper.make_graph(
+        [node],
+        "qoperator",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.UINT8, [1, 4, 6, 6])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    return model
+
+
+def zero_sized() -> onnx.ModelProto:
+    """A quantized network over an image without rows."""
+    b = GraphBuilder()
+    x = b.input("x", (1, 3, 0, 8), "uint8")
+    return b.model({b.node("Relu", [b.dequantize(x, 0.1, 0)]): "float32"})
+
+
+@pytest.mark.parametrize("command", ["compile", "explain", "bench"])
+def test_missing_file(selector_command: Run, tmp_path: Path, command: str) -> None:
+    selector_command(command, tmp_path / "absent.onnx").assert_bad_input("absent.onnx", "No such file")
+
+
+def test_folder(selector_command: Run, tmp_path: Path) -> None:
+    selector_command("explain", tmp_path).assert_bad_input("is a folder")
+
+
+@pytest.mark.parametrize("command", ["compile", "explain", "bench"])
+def test_not_onnx(selector_command: Run, tmp_path: Path, command: str) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_text("this is no model\n")
+    selector_command(command, path).assert_bad_input("net.onnx")
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
+def test_truncated(selector_command: Run, network: Path, kept: float) -> None:
+    data = network.read_bytes()
+    network.write_bytes(data[: int(kept * len(data))])
+    selector_command("compile", network).assert_bad_input("net.onnx")
+
+
+def test_dynamic_batch(selector_command: Run, network: Path) -> None:
+    onnx.save(dynamic_batch(), network)
+    selector_command("compile", network).assert_bad_input("batch", "static")
+
+
+def test_qoperator(selector_command: Run, network: Path) -> None:
+    onnx.save(qoperator(), network)
+    selector_command("compile", network).assert_bad_input("QLinearConv", "QDQ")
+
+
+def test_zero_sized(selector_command: Run, network: Path) -> None:
+    onnx.save(zero_sized(), network)
+    selector_command("compile", network).assert_bad_input("0")
+
+
+@pytest.mark.parametrize("command", ["compile", "explain", "bench"])
+def test_unknown_target(selector_command: Run, network: Path, command: str) -> None:
+    selector_command(command, network, "--target", "pentium-9000").assert_bad_input("unknown target 'pentium-9000'")
+
+
+@pytest.mark.parametrize("target", ['{"kind": "llvm"', '{"kind": "abacus"}', '{"kind": "cuda"}'])
+def test_unusable_target(selector_command: Run, network: Path, target: str) -> None:
+    selector_command("explain", network, "--target", target).assert_bad_input()
+
+
+@pytest.mark.parametrize("command", ["compile", "explain", "bench"])
+def test_unknown_policy(selector_command: Run, network: Path, command: str) -> None:
+    selector_command(command, network, "--policy", "oracle").assert_bad_input("unknown policy 'oracle'", "int16")
+
+
+def test_unknown_peer(selector_command: Run, network: Path) -> None:
+    selector_command("bench", network, "--against", "abacus").assert_bad_input("unknown peer 'abacus'", "onnxruntime")
+
+
+@pytest.mark.parametrize("command", ["compile", "bench"])
+def test_running_foreign_code(selector_command: Run, network: Path, command: str) -> None:
+    options = ["--verify"] if command == "compile" else []
+    outcome = selector_command(command, network, "--target", "cortex-a72", *options)
+    outcome.assert_bad_input("cortex-a72", "does not run")
+
+
+@pytest.mark.parametrize("output", ["absent/net.so", "net.onnx/net.so", "folder", "net.dll"])
+def test_unwritable_output(selector_command: Run, network: Path, output: str) -> None:
+    folder = network.parent
+    (folder / "folder").mkdir()
+    before = sorted(folder.rglob("*"))
+    selector_command("compile", network, "-o", folder / output).assert_bad_input(output)
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind the superuser")
+def test_read_only_folder(selector_command: Run, network: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    selector_command("compile", network, "-o", folder / "net.so").assert_bad_input("Permission denied")
+
+
+def test_output_is_checked_first(selector_command: Run, tmp_path: Path) -> None:
+    broken = tmp_path / "net.onnx"
+    broken.write_text("this is no model\n")
+    selector_command("compile", broken, "-o", tmp_path / "absent/net.so").assert_bad_input("absent/net.so")
+
+
+@pytest.mark.parametrize("command", ["compile", "explain", "bench", "run"])
+def test_usage(selector_command: Run, network: Path, command: str) -> None:
+    for arguments in (("--no-such-option", network), (network, "--threads", "0"), ()):
+        outcome = selector_command(command, *arguments)
+        assert outcome.code == 2
+        assert "Traceback" not in outcome.err
+
+
+def test_run_needs_a_compiled_library(selector_command: Run, network: Path) -> None:
+    selector_command("run", network.parent / "absent.so").assert_bad_input("absent.so")
+    selector_command("run", network).assert_bad_input("net.onnx")
+
+
+def test_run_input_files(selector_command: Run, network: Path, tmp_path: Path) -> None:
+    text, archive = tmp_path / "text.npy", tmp_path / "archive.npz"
+    text.write_text("1 2 3\n")
+    np.savez(archive, x=np.zeros(3))
+    for path in (tmp_path / "absent.npy", text, archive):
+        selector_command("run", network, "--input", path).assert_bad_input(path.name)
+
+
+def test_debug_shows_the_error_itself(selector_command: Run, network: Path) -> None:
+    from selector.policy import UnknownPolicy
+
+    with pytest.raises(UnknownPolicy):
+        selector_command("explain", network, "--policy", "oracle", "--debug").json()

@@ -1,0 +1,20 @@
+"""Settings that every test needs before TVM starts, and the property tests' profile."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# TVM pins its threads, the main one included, to the first cores: parallel test workers would share one core.
+os.environ.setdefault("TVM_BIND_THREADS", "0")
+
+# Compiling a kernel takes as long as it takes; a failure on a continuous integration machine must be repeatable.
+settings.register_profile(
+    "selector",
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("selector")

@@ -5,6 +5,7 @@ Layout is NHWC throughout.  A dense (matmul) layer of M rows is the 1×1 convolu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -128,6 +129,12 @@ class ConvWorkload:
         """Plain values, for JSON and Parquet."""
         return asdict(self)
 
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> ConvWorkload:
+        """The workload that ``to_dict`` wrote, after a trip through JSON or not."""
+        pairs = {name: tuple(values[name]) for name in ("stride", "padding", "dilation")}
+        return ConvWorkload(**{**values, **pairs})
+
     def describe(self) -> str:
         """Short human form, e.g. ``1x56x56x64 -> 64, 3x3 s1``."""
         text = f"{self.batch}x{self.in_height}x{self.in_width}x{self.in_channels} -> {self.out_channels}, "
@@ -163,3 +170,20 @@ class ConvConstants:
     weight_zero_point: np.ndarray  # (O,) int32
     bias: np.ndarray | None = None  # (O,) int32, added to the accumulator
     requantize: Requantize | None = None  # None: the output is the int32 accumulator
+
+
+def weight_facts(weight: np.ndarray, zero_point: np.ndarray) -> tuple[int, int, int, int]:
+    """``(weight_bound, pair_bound, quad_bound, channel_bound)`` of a ConvWorkload.
+
+    ``weight`` is (O, KH, KW, C/groups) uint8 or int8, ``zero_point`` (O,).  Pairs and quads are runs of two and four
+    neighbours along the flattened (KW, C/groups) axis of the weights as a signed 8-bit operand (uint8 less 128).
+    """
+    wide = weight.astype(np.int32)
+    offset = np.abs(wide - zero_point.astype(np.int32).reshape(-1, 1, 1, 1))
+    signed = np.abs(wide - 128 if weight.dtype == np.uint8 else wide).reshape(*weight.shape[:2], -1)
+    tail = -signed.shape[-1] % 4
+    runs = np.pad(signed, ((0, 0), (0, 0), (0, tail)))
+    pairs = runs.reshape(*runs.shape[:2], -1, 2).sum(-1)
+    quads = runs.reshape(*runs.shape[:2], -1, 4).sum(-1)
+    channels = offset.reshape(weight.shape[0], -1).sum(-1, dtype=np.int64)
+    return int(offset.max()), int(pairs.max()), int(quads.max()), int(channels.max())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -26,6 +27,12 @@ class Decision:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Decision:
+        """The decision that ``to_dict`` wrote, after a trip through JSON or not."""
+        workload = values["workload"]
+        return Decision(**{**values, "workload": None if workload is None else ConvWorkload.from_dict(workload)})
 
 
 @runtime_checkable

@@ -1,0 +1,146 @@
+"""From a model to something that runs: compile, explain, save, load."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from selector import policy as policies
+from selector.graph.frontend import ModelError, load
+from selector.graph.legalize import Session, TensorSpec
+from selector.graph.pipeline import METADATA, quantized, session_pipeline
+from selector.policy import Decision, Policy
+from selector.target import TargetLike, host_cores, profile, resolve
+from selector.workload import ConvWorkload
+
+ModelLike = Any  # whatever selector.load takes
+_pool_threads = 0  # what TVM's pool was last told; 0: nothing yet
+
+
+class CompiledModel:
+    """A compiled network, ready to run."""
+
+    def __init__(
+        self, executable: Any, decisions: Sequence[Decision], threads: int, inputs: Sequence[TensorSpec]
+    ) -> None:
+        self.executable = executable  # relax.VirtualMachine(executable, tvm.cpu()) works
+        self.decisions = list(decisions)
+        self.threads = threads
+        self.inputs = list(inputs)  # in the order that run takes them
+
+    @functools.cached_property
+    def vm(self) -> Any:
+        """TVM's virtual machine; made on first use, since what is compiled for another CPU cannot be loaded here."""
+        return relax.VirtualMachine(self.executable, tvm.cpu())
+
+    def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
+        """Run the network once.  ``inputs`` in the model's order, with its shapes and dtypes; every output, in order.
+
+        Raises ValueError for a wrong number of inputs, shape or dtype.
+        """
+        if len(inputs) != len(self.inputs):
+            raise ValueError(f"the model takes {len(self.inputs)} inputs, got {len(inputs)}")
+        for spec, value in zip(self.inputs, inputs, strict=True):
+            spec.check(np.asarray(value))
+        _use_threads(self.threads)
+        result = self.vm["main"](*(tvm.runtime.tensor(np.ascontiguousarray(value)) for value in inputs))
+        return [value.numpy() for value in ([result] if hasattr(result, "numpy") else result)]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a shared library that ``load_compiled`` and TVM load; the file appears whole or not at all.
+
+        Raises OSError if it cannot be written.
+        """
+        target = Path(path)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+            partial = Path(folder) / f"partial{target.suffix or '.so'}"
+            self.executable.export_library(str(partial))
+            os.replace(partial, target)
+
+
+def compile(  # noqa: A001 - the name users look for, always called as selector.compile
+    model: ModelLike,
+    target: TargetLike = "native",
+    policy: str | Policy | None = None,
+    threads: int | None = None,
+) -> CompiledModel:
+    """Compile a model, or whatever ``load`` takes, with the lowering of every quantized convolution chosen by ``policy``.
+
+    ``threads``: CPU threads that the network runs on; None: all cores.
+    Raises ModelError, UnknownTarget, UnknownPolicy, and ValueError for a number of threads that is not positive.
+    """
+    module = load(model)
+    resolved = resolve(target)
+    session = _session(resolved, policy, threads)
+    _start_pool()
+    executable = tvm.compile(module, target=resolved, relax_pipeline=session_pipeline(resolved, session))
+    return CompiledModel(executable, session.decisions, session.threads, session.inputs)
+
+
+def explain(
+    model: ModelLike, target: TargetLike = "native", policy: str | Policy | None = None, threads: int | None = None
+) -> list[Decision]:
+    """The decisions that ``compile`` would make, in graph order, without building anything.
+
+    A layer that a lowering refuses at build time is the one difference.  Raises what ``compile`` raises.
+    """
+    session = _session(resolve(target), policy, threads)
+    quantized(load(model), session)
+    return session.decisions
+
+
+def extract_workloads(model: ModelLike, threads: int | None = None) -> list[ConvWorkload]:
+    """Workload of every quantized convolution and dense layer, in graph order.  Raises ModelError."""
+    decisions = explain(model, policy="rule", threads=threads)
+    return [decision.workload for decision in decisions if decision.workload is not None]
+
+
+def load_compiled(path: str | os.PathLike[str]) -> CompiledModel:
+    """Load what ``CompiledModel.save`` wrote.
+
+    Raises FileNotFoundError, and ModelError for a file that is no compiled network.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise FileNotFoundError(f"no such file: {source}")
+    _start_pool()
+    try:
+        # an absolute path, because the loader looks a bare name up in the system's folders
+        module = tvm.runtime.load_module(str(source.resolve()))
+        metadata = json.loads(bytes(relax.VirtualMachine(module, tvm.cpu())[METADATA]().numpy()))
+    except Exception as error:  # tvm raises several kinds for a malformed library
+        raise ModelError(
+            f"{source} is not a network compiled by Selector for this machine ({str(error).strip().splitlines()[-1]}); "
+            "make one with 'selector compile net.onnx -o net.so'"
+        ) from error
+    decisions = [Decision.from_dict(item) for item in metadata["decisions"]]
+    inputs = [TensorSpec(item["name"], tuple(item["shape"]), item["dtype"]) for item in metadata["inputs"]]
+    return CompiledModel(module, decisions, int(metadata["threads"]), inputs)
+
+
+def _session(target: tvm.target.Target, policy: str | Policy | None, threads: int | None) -> Session:
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    return Session(policies.resolve(policy), profile(target), threads or host_cores())
+
+
+def _start_pool() -> None:
+    """Let TVM's pool have every core: its size is read once, and half of the cores is the default."""
+    os.environ.setdefault("TVM_NUM_THREADS", str(host_cores()))
+
+
+def _use_threads(threads: int) -> None:
+    """Let kernels run on this many threads of TVM's pool, which all networks of the process share."""
+    global _pool_threads
+    if threads != _pool_threads:
+        tvm.get_global_func("runtime.config_threadpool")(1, threads)
+        _pool_threads = threads

@@ -1,0 +1,276 @@
+"""QDQ fusion.
+
+    quantize(clip(nn.conv2d(dequantize(x), dequantize(w)) + bias))  ->  relax.qnn.conv2d(x, w, bias, ...)
+    quantize(clip(matmul(dequantize(x), dequantize(w)) + bias))     ->  relax.qnn.dense(x, w, bias, ...)
+
+Bias, activation and quantize are optional; without the last the result is float32.  Each anchor (convolution or
+matmul) is matched, then either refused with a sentence or rewritten.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from selector.graph import op
+from selector.graph.constants import QuantTensor, fold, prim_value, quant_tensor
+from selector.graph.ir import Bindings, Emitter, Expr, Graph, Var, dtype_of, ints, op_name, rewrite, scalar, static_shape
+
+LAYER_NAMES = "selector.layer_names"  # function attribute: names of the anchors, in graph order
+QUANTIZED = ("uint8", "int8")
+ANCHORS = (
+    "relax.nn.conv1d",
+    "relax.nn.conv2d",
+    "relax.nn.conv3d",
+    "relax.nn.conv1d_transpose",
+    "relax.nn.conv2d_transpose",
+    "relax.nn.conv3d_transpose",
+    "relax.matmul",
+)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One anchor of the network: fused (reason is empty), or left as TVM has it."""
+
+    name: str
+    reason: str = ""
+
+
+@dataclass
+class Match:
+    """An anchor and what surrounds it."""
+
+    anchor: Expr
+    layer: str
+    result: Var  # variable that the fused call defines
+    data: Expr  # the dequantize call (or whatever stands in its place)
+    weight: QuantTensor | None
+    bias: QuantTensor | np.ndarray | None = None
+    clip: tuple[float, float] = (-math.inf, math.inf)
+    quantize: Expr | None = None
+    absorbed: list[Var] = field(default_factory=list)  # variables between anchor and result
+
+
+def fuse(mod: tvm.IRModule) -> tuple[tvm.IRModule, list[Layer]]:
+    """Fuse every quantized convolution and dense layer; the layers come in graph order."""
+    layers: list[Layer] = []
+    names = _layer_names(mod)
+
+    def block_pass(bindings: Bindings) -> Bindings:
+        return _fuse_block(bindings, names, layers)
+
+    return rewrite(mod, block_pass), layers
+
+
+def refusal(match: Match) -> str | None:
+    """Why ``match`` must be left alone; None when it may be rewritten."""
+    anchor = match.anchor
+    kind = (op_name(anchor) or "").removeprefix("relax.").removeprefix("nn.")
+    if kind not in ("conv2d", "matmul"):
+        return f"{kind} has no quantized form in Selector"
+    if op_name(match.data) != "relax.dequantize":
+        return f"its data is not dequantized but comes from {op_name(match.data) or 'an input'}"
+    stored = dtype_of(match.data.args[0])
+    if stored not in QUANTIZED:
+        return f"its data is quantized as {stored}, not uint8 or int8"
+    if scalar(match.data.args[1]) is None or scalar(match.data.args[2]) is None:
+        return "its data has scales or zero points that differ between channels or are not constants"
+    if match.weight is None:
+        return "its weight is not a dequantized constant"
+    if str(match.weight.values.dtype) not in QUANTIZED:
+        return f"its weight is quantized as {match.weight.values.dtype}, not uint8 or int8"
+    if static_shape(match.data) is None:
+        return "its data has symbolic dimensions"
+    if kind == "matmul" and match.weight.values.ndim != 2:
+        return f"its weight has {match.weight.values.ndim} dimensions, a dense layer's has 2"
+    if kind == "conv2d":
+        layouts = (str(anchor.attrs.data_layout), str(anchor.attrs.kernel_layout))
+        if sorted(layouts[0]) != sorted("NCHW") or sorted(layouts[1]) != sorted("OIHW"):
+            return f"layouts {layouts[0]} and {layouts[1]} are packed"
+        if str(anchor.attrs.out_layout or layouts[0]) != layouts[0]:
+            return f"its result has another layout ({anchor.attrs.out_layout}) than its data ({layouts[0]})"
+    weight = _weight_by_output(match)
+    for part, what in ((weight.scale, "scales"), (weight.zero_point, "zero points")):
+        rows = part.reshape(part.shape[0], -1)
+        if (rows != rows[:, :1]).any():
+            return f"its weight has {what} that differ within an output channel"
+    return None
+
+
+def rewritten(match: Match) -> Expr:
+    """The call that replaces ``match``, which ``refusal`` let pass."""
+    weight = _weight_by_output(match)
+    channels = weight.values.shape[0]
+    data_scale = np.float32(scalar(match.data.args[1]))
+    weight_scale = _per_channel(weight.scale)
+    params = op.QuantParams(
+        weight=np.ascontiguousarray(weight.values),
+        bias=_bias(match, data_scale, weight_scale, channels),
+        data_scale=float(data_scale),
+        data_zero_point=int(scalar(match.data.args[2]) or 0),
+        weight_scale=weight_scale,
+        weight_zero_point=_per_channel(weight.zero_point),
+        out_scale=1.0 if match.quantize is None else float(scalar(match.quantize.args[1]) or 0.0),
+        out_zero_point=0 if match.quantize is None else int(scalar(match.quantize.args[2]) or 0),
+        out_dtype="float32" if match.quantize is None else str(dtype_of(match.quantize)),
+        clip_min=match.clip[0],
+        clip_max=match.clip[1],
+    )
+    data = match.data.args[0]
+    if op_name(match.anchor) == "relax.matmul":
+        return op.dense(data, params, layer=match.layer)
+    attrs = match.anchor.attrs
+    return op.conv2d(
+        data,
+        params,
+        layer=match.layer,
+        strides=ints(attrs.strides),
+        padding=ints(attrs.padding),
+        dilation=ints(attrs.dilation),
+        groups=int(attrs.groups),
+        data_layout=str(attrs.data_layout),
+    )
+
+
+def _fuse_block(bindings: Bindings, names: list[str], layers: list[Layer]) -> Bindings:
+    """One dataflow block; takes the names of its anchors off ``names`` and adds its layers to ``layers``."""
+    graph = Graph(bindings)
+    replacement: dict[Var, Expr] = {}
+    for binding in bindings:
+        kind = op_name(binding.value)
+        if kind not in ANCHORS:
+            continue
+        name = names.pop(0) if names else f"{kind.removeprefix('relax.').removeprefix('nn.')}_{len(layers)}"
+        match = _match(graph, binding, name)
+        reason = refusal(match)
+        layers.append(Layer(name, reason or ""))
+        if reason is None:
+            replacement[match.result] = rewritten(match)
+    if not replacement:
+        return bindings
+    out = Emitter()
+    for binding in bindings:
+        value = replacement.get(binding.var)
+        if value is None:
+            out.bindings.append(binding)
+        else:
+            out.bind(binding.var, out.typed(value))
+    return out.bindings
+
+
+def _match(graph: Graph, binding: Any, layer: str) -> Match:
+    """Collect the operands of an anchor and the epilogue that only it feeds."""
+    anchor = binding.value
+    match = Match(
+        anchor=anchor,
+        layer=layer,
+        result=binding.var,
+        data=graph.value(anchor.args[0]),
+        weight=quant_tensor(graph, anchor.args[1]),
+    )
+    while (user := graph.only_user(match.result)) is not None and _absorb(graph, match, user.value):
+        match.result = user.var
+        if match.quantize is not None:
+            break
+    return match
+
+
+def _absorb(graph: Graph, match: Match, call: Expr) -> bool:
+    """Take one operator of the epilogue into ``match``; False if it does not belong there."""
+    name = op_name(call)
+    low, high = match.clip
+    if name == "relax.add" and match.bias is None and match.clip == (-math.inf, math.inf):
+        other = call.args[1] if call.args[0].same_as(match.result) else call.args[0]
+        shape, result = static_shape(other), static_shape(call)
+        if shape is None or result is None or not _is_per_channel(shape, result, _channel_axis(match.anchor)):
+            return False
+        match.bias = quant_tensor(graph, other)
+        if match.bias is None:
+            match.bias = fold(graph, other)
+        return match.bias is not None
+    if name == "relax.nn.relu":
+        bounds: tuple[float, float] = (0.0, math.inf)
+    elif name == "relax.nn.relu6":
+        bounds = (0.0, 6.0)
+    elif name == "relax.clip":
+        bounds = (prim_value(call.args[1]), prim_value(call.args[2]))
+    elif name in ("relax.maximum", "relax.minimum"):
+        bound = scalar(graph.value(call.args[1]))
+        if bound is None or static_shape(call) != static_shape(match.result):
+            return False
+        bounds = (float(bound), math.inf) if name == "relax.maximum" else (-math.inf, float(bound))
+    elif name == "relax.quantize":
+        if dtype_of(call) not in QUANTIZED or scalar(call.args[1]) is None or scalar(call.args[2]) is None:
+            return False
+        match.quantize = call
+        return True
+    else:
+        return False
+    match.clip = (min(max(low, bounds[0]), bounds[1]), max(min(high, bounds[1]), bounds[0]))
+    return True
+
+
+def _channel_axis(anchor: Expr) -> int:
+    """Axis of the output channels, counted from the end."""
+    if op_name(anchor) == "relax.nn.conv2d":
+        layout = str(anchor.attrs.data_layout)
+        return layout.index("C") - len(layout)
+    return -1
+
+
+def _is_per_channel(shape: Sequence[int], result: Sequence[int], axis: int) -> bool:
+    """Whether an operand of ``shape`` has one value, or one for each output channel, when broadcast to ``result``."""
+    if math.prod(shape) == 1:
+        return len(shape) <= len(result)
+    return len(shape) >= -axis and math.prod(shape) == shape[axis] == result[axis] and len(shape) <= len(result)
+
+
+def _weight_by_output(match: Match) -> QuantTensor:
+    """The weight with its output channels first: OHWI for a convolution, (O, C) for a dense layer."""
+    assert match.weight is not None
+    if op_name(match.anchor) == "relax.matmul":
+        axes = [1, 0]
+    else:
+        layout = str(match.anchor.attrs.kernel_layout)
+        axes = [layout.index(axis) for axis in "OHWI"]
+    weight = match.weight
+    return QuantTensor(weight.values.transpose(axes), weight.scale.transpose(axes), weight.zero_point.transpose(axes))
+
+
+def _per_channel(part: np.ndarray) -> np.ndarray:
+    """First element of every output channel."""
+    return np.ascontiguousarray(part.reshape(part.shape[0], -1)[:, 0])
+
+
+def _bias(match: Match, data_scale: np.float32, weight_scale: np.ndarray, channels: int) -> np.ndarray:
+    """The bias (O,): int32 if it is stored in units of the accumulator and cannot overflow it, else float32."""
+    if match.bias is None:
+        return np.zeros(channels, "int32")
+    if isinstance(match.bias, np.ndarray):
+        return np.array(np.broadcast_to(match.bias.reshape(-1).astype("float32"), (channels,)))
+    values, scale, zero_point = (
+        np.array(np.broadcast_to(part.reshape(-1), (channels,)))
+        for part in (match.bias.values, match.bias.scale, match.bias.zero_point)
+    )
+    unit = data_scale.astype("float64") * weight_scale.astype("float64")
+    # exporters multiply the two scales in float32, some in another order: one part in a million is rounding
+    in_units = np.allclose(scale, unit, rtol=1e-6, atol=0) and not zero_point.any()
+    if values.dtype == np.int32 and in_units and np.abs(values.astype("int64")).max() < 1 << 30:
+        return values
+    return ((values.astype("int64") - zero_point) * scale.astype("float64")).astype("float32")
+
+
+def _layer_names(mod: tvm.IRModule) -> list[str]:
+    """Names of the anchors of all functions, as the frontend left them."""
+    names: list[str] = []
+    for func in mod.functions.values():
+        if isinstance(func, relax.Function) and func.attrs is not None and LAYER_NAMES in func.attrs:
+            names.extend(str(name) for name in func.attrs[LAYER_NAMES])
+    return names

@@ -1,0 +1,159 @@
+"""The hook: legalization of ``relax.qnn.conv2d`` and ``relax.qnn.dense`` by the lowering that a policy chooses.
+
+A compilation runs inside a ``Session``, which knows policy, target and threads and collects the decisions.  Outside of
+one (a plain ``LegalizeOps``) the default policy decides for the target in scope.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from selector import lowering, policy
+from selector.graph import op
+from selector.graph.fuse import Layer
+from selector.graph.ir import Expr, op_name, static_shape
+from selector.graph.kernels import shaped
+from selector.policy import Decision, Policy
+from selector.target import TargetProfile, profile
+from selector.workload import ConvConstants, ConvWorkload, UnsupportedWorkload
+
+_NHWC = "NHWC"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input of a network."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def check(self, value: np.ndarray) -> None:
+        """Raise ValueError if ``value`` is not such a tensor."""
+        if value.shape != self.shape or str(value.dtype) != self.dtype:
+            raise ValueError(f"input '{self.name}' is {self.dtype} {self.shape}, got {value.dtype} {value.shape}")
+
+
+@dataclass
+class Session:
+    """One compilation: who decides, for what, and what was decided."""
+
+    policy: Policy
+    target: TargetProfile
+    threads: int = 1
+    decisions: list[Decision] = field(default_factory=list)  # in graph order
+    inputs: list[TensorSpec] = field(default_factory=list)  # of the network, in order
+    _by_layer: dict[str, int] = field(default_factory=dict)  # layer name -> index in decisions
+
+    def reset(self) -> None:
+        """Forget every decision, as at the start of a compilation."""
+        self.decisions.clear()
+        self._by_layer.clear()
+
+    def plan(self, mod: tvm.IRModule, layers: Sequence[Layer]) -> None:
+        """Decide for every layer of the fused module ``mod``; ``layers`` says which were left as TVM has them."""
+        described = {str(call.attrs["layer"]): _describe(call, self.threads) for call in qnn_calls(mod)}
+        workloads = [item for item in described.values() if isinstance(item, ConvWorkload)]
+        answers = dict(zip(map(id, workloads), self._ask(workloads), strict=True))
+        for layer in layers:
+            found: ConvWorkload | str = layer.reason or described[layer.name]
+            if isinstance(found, str):
+                self._record(_left(layer.name, found))
+            else:
+                self._record(replace(answers[id(found)], layer=layer.name, workload=found))
+
+    def lower(self, layer: str, workload: ConvWorkload, constants: ConvConstants) -> lowering.Kernel:
+        """Kernel of one layer by the planned decision, deciding now if there is none.
+
+        Raises UnsupportedWorkload, with the refusal recorded as the layer's decision, if no lowering takes it.
+        """
+        index = self._by_layer.get(layer)
+        if index is None:
+            self._record(replace(self._ask([workload])[0], layer=layer, workload=workload))
+            index = self._by_layer[layer]
+        decision = self.decisions[index]
+        if decision.lowering == "tvm":
+            raise UnsupportedWorkload(decision.reason)
+        try:
+            return lowering.build(workload, constants, self.target, decision.lowering)
+        except UnsupportedWorkload as error:
+            self.decisions[index] = _left(layer, str(error), workload)
+            raise
+
+    def _ask(self, workloads: list[ConvWorkload]) -> list[Decision]:
+        decide_all = getattr(self.policy, "decide_all", None)
+        if decide_all is not None:
+            return list(decide_all(workloads, self.target))
+        return [self.policy.decide(workload, self.target) for workload in workloads]
+
+    def _record(self, decision: Decision) -> None:
+        self._by_layer[decision.layer] = len(self.decisions)
+        self.decisions.append(decision)
+
+
+_active: contextvars.ContextVar[Session | None] = contextvars.ContextVar("selector_session", default=None)
+
+
+@contextmanager
+def active(session: Session) -> Iterator[None]:
+    """Make ``session`` the one that the hook asks."""
+    token = _active.set(session)
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
+def qnn_calls(mod: tvm.IRModule) -> Iterator[Expr]:
+    """Every call of the two operators, in graph order."""
+    for func in mod.functions.values():
+        if isinstance(func, relax.Function) and isinstance(func.body, relax.SeqExpr):
+            for block in func.body.blocks:
+                for binding in block.bindings:
+                    if op_name(binding.value) in (op.CONV2D, op.DENSE):
+                        yield binding.value
+
+
+def legalize(bb: Any, call: Expr) -> Expr:
+    """``FLegalize`` of both operators: the chosen kernel, or TVM's float32 operators where no lowering takes the call."""
+    session = _active.get()
+    if session is None:
+        session = Session(policy.resolve(), profile(tvm.target.Target.current(allow_none=True) or "native"))
+    try:
+        workload, constants = op.describe(call, session.threads)
+        kernel = session.lower(str(call.attrs["layer"]), workload, constants)
+    except UnsupportedWorkload:
+        return op.dequantized(call, bb.emit)
+    data, out_shape = call.args[0], static_shape(call)
+    layout = _NHWC if op_name(call) == op.DENSE else str(call.attrs["data_layout"])
+    if layout != _NHWC:
+        data = bb.emit(relax.op.permute_dims(data, [layout.index(axis) for axis in _NHWC]))
+        out_shape = (workload.batch, workload.out_height, workload.out_width, workload.out_channels)
+    func = shaped(kernel.func, [static_shape(data), *[None] * len(kernel.constants), out_shape])
+    gvar = bb.add_func(func, kernel.name)
+    constant_args = [relax.const(value) for value in kernel.constants]
+    out = relax.op.call_tir(gvar, [data, *constant_args], relax.TensorType(out_shape, workload.out_dtype))
+    if layout != _NHWC:
+        return relax.op.permute_dims(bb.emit(out), [_NHWC.index(axis) for axis in layout])
+    return out
+
+
+def _describe(call: Expr, threads: int) -> ConvWorkload | str:
+    """The workload of a call, or why there is none."""
+    try:
+        return op.describe(call, threads)[0]
+    except UnsupportedWorkload as error:
+        return str(error)
+
+
+def _left(layer: str, reason: str, workload: ConvWorkload | None = None) -> Decision:
+    """The decision for a layer that stays as TVM has it."""
+    return Decision("tvm", source="unsupported", reason=reason, layer=layer, workload=workload)

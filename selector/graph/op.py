@@ -1,0 +1,302 @@
+"""The Relax operators ``relax.qnn.conv2d`` and ``relax.qnn.dense``.
+
+Both take ``data, weight, bias, data_scale, data_zero_point, weight_scale, weight_zero_point, out_scale,
+out_zero_point``; everything but ``data`` is a constant.  ``describe`` turns a call into the records that policies and
+lowerings read; ``dequantized`` into the float32 operators it stands for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from selector.graph.ir import Expr, constant, dtype_of, ints, op_name, static_shape
+from selector.workload import ConvConstants, ConvWorkload, Requantize, UnsupportedWorkload, weight_facts
+
+CONV2D = "relax.qnn.conv2d"
+DENSE = "relax.qnn.dense"
+_NUM_INPUTS = 9
+
+
+@dataclass(frozen=True)
+class QuantParams:
+    """Constants of a quantized convolution or dense layer, as the network gives them."""
+
+    weight: np.ndarray  # conv2d: (O, KH, KW, C/groups); dense: (O, C); uint8 or int8
+    bias: np.ndarray  # (O,) int32 in units of the accumulator, or (O,) float32 in real units; zeros if there is none
+    data_scale: float
+    data_zero_point: int
+    weight_scale: np.ndarray  # (O,) float32
+    weight_zero_point: np.ndarray  # (O,) int32
+    out_scale: float = 1.0
+    out_zero_point: int = 0
+    out_dtype: str = "float32"  # "uint8", "int8", or "float32": dequantized, out_scale and out_zero_point unused
+    clip_min: float = -math.inf  # real units
+    clip_max: float = math.inf
+
+    def args(self, data: Expr) -> list[Expr]:
+        """Operands of the call."""
+        return [
+            data,
+            relax.const(self.weight),
+            relax.const(self.bias),
+            relax.const(np.float32(self.data_scale)),
+            relax.const(np.int32(self.data_zero_point)),
+            relax.const(self.weight_scale),
+            relax.const(self.weight_zero_point),
+            relax.const(np.float32(self.out_scale)),
+            relax.const(np.int32(self.out_zero_point)),
+        ]
+
+    def attrs(self) -> dict[str, Any]:
+        """Attributes that both operators have; bounds that do not bind are left out, since JSON has no infinity."""
+        attrs: dict[str, Any] = {"out_dtype": self.out_dtype}
+        if self.clip_min > -math.inf:
+            attrs["clip_min"] = self.clip_min
+        if self.clip_max < math.inf:
+            attrs["clip_max"] = self.clip_max
+        return attrs
+
+
+def conv2d(
+    data: Expr,
+    params: QuantParams,
+    *,
+    layer: str,
+    strides: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0, 0, 0),
+    dilation: Sequence[int] = (1, 1),
+    groups: int = 1,
+    data_layout: str = "NHWC",
+) -> Expr:
+    """Call of ``relax.qnn.conv2d``: data uint8 or int8, 4-D in ``data_layout``; padding is top, left, bottom, right."""
+    attrs = params.attrs() | {
+        "layer": layer,
+        "strides": list(strides),
+        "padding": list(padding),
+        "dilation": list(dilation),
+        "groups": groups,
+        "data_layout": data_layout,
+        "kernel_layout": "OHWI",
+    }
+    return tvm.ir.Call(tvm.ir.Op.get(CONV2D), params.args(data), tvm.ir.make_node("ir.DictAttrs", **attrs))
+
+
+def dense(data: Expr, params: QuantParams, *, layer: str) -> Expr:
+    """Call of ``relax.qnn.dense``: data uint8 or int8 (..., C), result (..., O)."""
+    attrs = params.attrs() | {"layer": layer}
+    return tvm.ir.Call(tvm.ir.Op.get(DENSE), params.args(data), tvm.ir.make_node("ir.DictAttrs", **attrs))
+
+
+def with_layout(call: Expr, data: Expr, data_layout: str) -> Expr:
+    """The same ``relax.qnn.conv2d`` on data of another layout."""
+    attrs = dict(call.attrs.items()) | {"data_layout": data_layout}
+    return tvm.ir.Call(call.op, [data, *call.args[1:]], tvm.ir.make_node("ir.DictAttrs", **attrs))
+
+
+def params_of(call: Expr) -> QuantParams:
+    """The constants of a call of either operator."""
+    values = [constant(arg) for arg in call.args[1:]]
+    if any(value is None for value in values):
+        raise UnsupportedWorkload(f"every operand of {op_name(call)} but the data must be a constant")
+    weight, bias, data_scale, data_zero_point, weight_scale, weight_zero_point, out_scale, out_zero_point = values
+    attrs = call.attrs
+    return QuantParams(
+        weight=weight,  # type: ignore[arg-type]
+        bias=bias,  # type: ignore[arg-type]
+        data_scale=float(data_scale),  # type: ignore[arg-type]
+        data_zero_point=int(data_zero_point),  # type: ignore[arg-type]
+        weight_scale=weight_scale,  # type: ignore[arg-type]
+        weight_zero_point=weight_zero_point,  # type: ignore[arg-type]
+        out_scale=float(out_scale),  # type: ignore[arg-type]
+        out_zero_point=int(out_zero_point),  # type: ignore[arg-type]
+        out_dtype=str(attrs["out_dtype"]),
+        clip_min=float(attrs.get("clip_min", -math.inf)),
+        clip_max=float(attrs.get("clip_max", math.inf)),
+    )
+
+
+def describe(call: Expr, threads: int = 1) -> tuple[ConvWorkload, ConvConstants]:
+    """Workload and constants of a call of either operator; a dense layer of M rows is a 1×1 convolution over 1×M pixels.
+
+    Raises UnsupportedWorkload for symbolic shapes and for what ConvWorkload refuses.
+    """
+    params = params_of(call)
+    shape = static_shape(call.args[0])
+    if shape is None:
+        raise UnsupportedWorkload("the input has symbolic dimensions")
+    if op_name(call) == DENSE:
+        image = (1, 1, math.prod(shape[:-1]), shape[-1])
+        weight = params.weight[:, None, None, :]
+        strides, padding, dilation, groups = (1, 1), (0, 0, 0, 0), (1, 1), 1
+    else:
+        attrs = call.attrs
+        layout = str(attrs["data_layout"])
+        image = (shape[layout.index("N")], shape[layout.index("H")], shape[layout.index("W")], shape[layout.index("C")])
+        weight = params.weight
+        strides, padding, dilation = ints(attrs["strides"]), ints(attrs["padding"]), ints(attrs["dilation"])
+        groups = int(attrs["groups"])
+    zero_points = params.weight_zero_point
+    bound, pair, quad, channel = weight_facts(weight, zero_points)
+    workload = ConvWorkload(
+        batch=image[0],
+        in_height=image[1],
+        in_width=image[2],
+        in_channels=image[3],
+        out_channels=weight.shape[0],
+        kernel_height=weight.shape[1],
+        kernel_width=weight.shape[2],
+        stride=strides,  # type: ignore[arg-type]
+        padding=padding,  # type: ignore[arg-type]
+        dilation=dilation,  # type: ignore[arg-type]
+        groups=groups,
+        data_dtype=str(dtype_of(call.args[0])),  # type: ignore[arg-type]
+        weight_dtype=str(weight.dtype),  # type: ignore[arg-type]
+        out_dtype=params.out_dtype,  # type: ignore[arg-type]
+        data_zero_point=params.data_zero_point,
+        weight_zero_point=int(zero_points[0]) if (zero_points == zero_points[0]).all() else None,
+        weight_bound=bound,
+        pair_bound=pair,
+        quad_bound=quad,
+        channel_bound=channel,
+        threads=threads,
+    )
+    has_bias = bool(params.bias.any())
+    bias = params.bias if has_bias and params.bias.dtype == np.int32 else None
+    return workload, ConvConstants(weight, zero_points, bias, _requantize(params, has_bias))
+
+
+def _requantize(params: QuantParams, has_bias: bool) -> Requantize:
+    """Epilogue of a call; multipliers are computed in float64 and rounded once."""
+    float_output = params.out_dtype == "float32"
+    scale = 1.0 if float_output else float(params.out_scale)
+    multiplier = params.data_scale * params.weight_scale.astype("float64") / scale
+    offset = None
+    if has_bias and params.bias.dtype != np.int32:
+        offset = (params.bias.astype("float64") / scale).astype("float32")
+    bounds: list[float | None] = []
+    for bound in (params.clip_min, params.clip_max):
+        if math.isinf(bound):
+            bounds.append(None)
+        elif float_output:
+            bounds.append(bound)
+        else:
+            # quantizing is monotone, so clipping after it at the quantized bound is the same
+            info = np.iinfo(params.out_dtype)
+            level = np.rint(np.float32(bound) / np.float32(scale)) + params.out_zero_point
+            bounds.append(float(np.clip(level, info.min, info.max)))
+    zero_point = 0 if float_output else params.out_zero_point
+    return Requantize(multiplier.astype("float32"), offset, zero_point, bounds[0], bounds[1])
+
+
+def dequantized(call: Expr, emit: Callable[[Expr], Expr]) -> Expr:
+    """The float32 operators a call of either operator stands for; ``emit`` binds an intermediate result.
+
+    This is what a convolution becomes that no lowering takes.
+    """
+    params = params_of(call)
+    data_dtype = str(dtype_of(call.args[0]))
+
+    def zero_point(value: Any, dtype: str) -> Expr:
+        return relax.const(np.asarray(value, dtype))
+
+    data = emit(
+        relax.op.dequantize(
+            call.args[0], relax.const(np.float32(params.data_scale)), zero_point(params.data_zero_point, data_dtype)
+        )
+    )
+    weight_zero_points = zero_point(params.weight_zero_point, str(params.weight.dtype))
+    weight = emit(
+        relax.op.dequantize(
+            relax.const(params.weight), relax.const(params.weight_scale), weight_zero_points, axis=0
+        )
+    )
+    channels = params.weight.shape[0]
+    if op_name(call) == DENSE:
+        out = emit(relax.op.matmul(data, emit(relax.op.permute_dims(weight))))
+        bias_shape: tuple[int, ...] = (channels,)
+    else:
+        attrs = call.attrs
+        layout = str(attrs["data_layout"])
+        out = emit(
+            relax.op.nn.conv2d(
+                data,
+                weight,
+                strides=ints(attrs["strides"]),
+                padding=ints(attrs["padding"]),
+                dilation=ints(attrs["dilation"]),
+                groups=int(attrs["groups"]),
+                data_layout=layout,
+                kernel_layout="OHWI",
+            )
+        )
+        bias_shape = tuple(channels if axis == "C" else 1 for axis in layout)
+    if params.bias.any():
+        bias = params.bias
+        if bias.dtype == np.int32:
+            bias = (bias * (params.data_scale * params.weight_scale.astype("float64"))).astype("float32")
+        out = emit(relax.op.add(out, relax.const(bias.reshape(bias_shape))))
+    if params.clip_min > -math.inf:
+        out = emit(relax.op.maximum(out, relax.const(np.float32(params.clip_min))))
+    if params.clip_max < math.inf:
+        out = emit(relax.op.minimum(out, relax.const(np.float32(params.clip_max))))
+    if params.out_dtype == "float32":
+        return out
+    out_zero_point = zero_point(params.out_zero_point, params.out_dtype)
+    return relax.op.quantize(out, relax.const(np.float32(params.out_scale)), out_zero_point, out_dtype=params.out_dtype)
+
+
+def _infer_conv2d(call: Expr, _ctx: Any) -> Any:
+    """Type of the result, in the layout of the data."""
+    shape = static_shape(call.args[0])
+    out_dtype = str(call.attrs["out_dtype"])
+    if shape is None:
+        return relax.TensorType(dtype=out_dtype, ndim=4)
+    layout = str(call.attrs["data_layout"])
+    size = dict(zip(layout, shape, strict=True))
+    weight = static_shape(call.args[1])
+    assert weight is not None
+    top, left, bottom, right = ints(call.attrs["padding"])
+    out = {"N": size["N"], "C": weight[0]}
+    for axis, pad, index in (("H", top + bottom, 0), ("W", left + right, 1)):
+        extent = (weight[1 + index] - 1) * int(call.attrs["dilation"][index]) + 1
+        out[axis] = (size[axis] + pad - extent) // int(call.attrs["strides"][index]) + 1
+    return relax.TensorType([out[axis] for axis in layout], out_dtype)
+
+
+def _infer_dense(call: Expr, _ctx: Any) -> Any:
+    """Type of the result: the data's with the last dimension replaced."""
+    out_dtype = str(call.attrs["out_dtype"])
+    weight = static_shape(call.args[1])
+    assert weight is not None
+    data = call.args[0].ty
+    if data.shape is None:
+        return relax.TensorType(dtype=out_dtype, ndim=data.ndim)
+    return relax.TensorType([*list(data.shape.values)[:-1], weight[0]], out_dtype)
+
+
+def register(legalize: Callable[[Any, Expr], Expr]) -> None:
+    """Make both operators known to TVM, with ``legalize(block_builder, call)`` as their legalization; once a process."""
+    if CONV2D in _registered:
+        return
+    register_op = tvm.get_global_func("ir.RegisterOp")
+    for name, infer in ((CONV2D, _infer_conv2d), (DENSE, _infer_dense)):
+        try:
+            op = tvm.ir.Op.get(name)
+        except Exception:  # tvm raises an internal error for an unknown name
+            register_op(name, "Quantized convolution or dense layer with constant weights (Selector).")
+            op = tvm.ir.Op.get(name)
+            op.set_num_inputs(_NUM_INPUTS)
+        op.set_attr("FInferType", infer)
+        op.set_attr("FPurity", True)
+        op.set_attr("FLegalize", legalize)
+        _registered.add(name)
+
+
+_registered: set[str] = set()

@@ -1,0 +1,87 @@
+"""The pass pipeline from a QDQ network to TVM's VM."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.relax.backend.cpu_generic import pipeline as cpu_generic
+
+from selector import policy as policies
+from selector.graph import fuse, legalize, op
+from selector.graph.ir import dtype_of, static_shape
+from selector.graph.legalize import Session, TensorSpec
+from selector.policy import Policy
+from selector.target import TargetLike, host_cores, profile, resolve
+
+METADATA = "selector_metadata"  # VM function: no arguments, returns JSON as a uint8 tensor
+
+
+def pipeline(target: TargetLike = "native", policy: str | Policy | None = None, threads: int | None = None) -> Any:
+    """A Relax pipeline for ``tvm.compile(mod, target, relax_pipeline=...)``.
+
+    ``threads`` is what the kernels are laid out for and what the policy is told; None: all cores.
+    Raises UnknownTarget and UnknownPolicy.
+    """
+    resolved = resolve(target)
+    session = Session(policies.resolve(policy), profile(resolved), threads or host_cores())
+    return session_pipeline(resolved, session)
+
+
+def session_pipeline(target: tvm.target.Target, session: Session) -> Any:
+    """The pipeline of one compilation; ``session.decisions`` is filled when it has run."""
+
+    @tvm.transform.module_pass(opt_level=0, name="selector")
+    def run(mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        session.reset()
+        session.inputs.extend(_inputs(mod))
+        with target, legalize.active(session):
+            mod = quantized(mod, session)
+            mod = tvm.transform.Sequential(cpu_generic.library_dispatch_passes(target))(mod)
+            mod = tvm.transform.Sequential(cpu_generic.legalize_passes(target))(mod)
+            mod = with_metadata(mod, session)
+            mod = tvm.transform.Sequential(cpu_generic.dataflow_lower_passes(target))(mod)
+            return tvm.transform.Sequential(cpu_generic.finalize_passes(target))(mod)
+
+    return run
+
+
+def quantized(mod: tvm.IRModule, session: Session) -> tvm.IRModule:
+    """Graph-level part: QDQ fusion, then a decision for every layer."""
+    mod, layers = fuse.fuse(mod)
+    session.plan(mod, layers)
+    return mod
+
+
+def with_metadata(mod: tvm.IRModule, session: Session) -> tvm.IRModule:
+    """Add the VM function that tells a saved library's decisions and threads."""
+    text = json.dumps(
+        {
+            "threads": session.threads,
+            "target": session.target.name,
+            "inputs": [asdict(spec) for spec in session.inputs],
+            "decisions": [decision.to_dict() for decision in session.decisions],
+        }
+    )
+    builder = relax.BlockBuilder()
+    with builder.function(METADATA, []):
+        builder.emit_func_output(relax.const(np.frombuffer(text.encode(), "uint8").copy()))
+    out = tvm.IRModule(dict(mod.functions.items()), attrs=mod.attrs, global_infos=mod.global_infos)
+    out.update_func(tvm.ir.GlobalVar(METADATA), builder.get()[METADATA])
+    return out
+
+
+def _inputs(mod: tvm.IRModule) -> Iterator[TensorSpec]:
+    """Inputs of ``main``, if there is one."""
+    for gvar, func in mod.functions.items():
+        if gvar.name_hint == "main" and isinstance(func, relax.Function):
+            for param in func.params:
+                yield TensorSpec(param.name, static_shape(param) or (), dtype_of(param) or "unknown")
+
+
+op.register(legalize.legalize)

@@ -16,21 +16,13 @@ import tvm
 from tvm import relax
 
 from selector.graph.ir import Expr, Var, dtype_of, op_name, scalar
+from selector.graph.legalize import TensorSpec
 from selector.peers import Runner
 
 TOLERANCE_STEPS = 8  # largest difference that passes, in quantization steps of the output
 TOLERANCE_RANGE = 0.05  # the same where the output has no step, as a share of the reference's largest magnitude
 
 _SAME_VALUES = ("relax.reshape", "relax.flatten", "relax.squeeze", "relax.expand_dims", "relax.permute_dims")
-
-
-@dataclass(frozen=True, slots=True)
-class InputSpec:
-    """One input of a network."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +77,15 @@ def verify(
     return differences
 
 
-def input_specs(module: tvm.IRModule) -> list[InputSpec]:
+def input_specs(module: tvm.IRModule) -> list[TensorSpec]:
     """Names, static shapes and dtypes of the network's inputs."""
     return [
-        InputSpec(str(param.name), tuple(int(extent) for extent in param.ty.shape), str(dtype_of(param)))
+        TensorSpec(str(param.name), tuple(int(extent) for extent in param.ty.shape), str(dtype_of(param)))
         for param in module["main"].params
     ]
 
 
-def random_inputs(specs: Sequence[InputSpec], seed: int = 0) -> list[np.ndarray]:
+def random_inputs(specs: Sequence[TensorSpec], seed: int = 0) -> list[np.ndarray]:
     """Seeded input: standard normal for floats, the full range for 8-bit integers, 0 and 1 for anything else."""
     rng = np.random.default_rng(seed)
     feed = []

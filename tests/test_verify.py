@@ -8,7 +8,8 @@ import tvm
 from tvm import relax
 
 from selector import verify
-from selector.verify import InputSpec, input_specs, output_steps, random_inputs
+from selector.graph.legalize import TensorSpec
+from selector.verify import input_specs, output_steps, random_inputs
 
 
 def network(*, shape: tuple[int, ...] = (2, 6)) -> tvm.IRModule:
@@ -28,7 +29,7 @@ def network(*, shape: tuple[int, ...] = (2, 6)) -> tvm.IRModule:
 
 
 def test_input_specs() -> None:
-    assert input_specs(network()) == [InputSpec("x", (2, 6), "float32")]
+    assert input_specs(network()) == [TensorSpec("x", (2, 6), "float32")]
 
 
 def test_output_steps() -> None:
@@ -39,12 +40,12 @@ def test_output_steps() -> None:
     ("dtype", "low", "high"), [("uint8", 0, 255), ("int8", -128, 127), ("int64", 0, 1), ("bool", 0, 1)]
 )
 def test_random_integers_fill_their_range(dtype: str, low: int, high: int) -> None:
-    (x,) = random_inputs([InputSpec("x", (64, 64), dtype)])
+    (x,) = random_inputs([TensorSpec("x", (64, 64), dtype)])
     assert (x.dtype, x.min(), x.max()) == (np.dtype(dtype), low, high)
 
 
 def test_random_inputs_are_seeded() -> None:
-    specs = [InputSpec("x", (3, 4), "float32"), InputSpec("y", (2,), "float16")]
+    specs = [TensorSpec("x", (3, 4), "float32"), TensorSpec("y", (2,), "float16")]
     first, again, other = (random_inputs(specs, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first[0], again[0])
     assert (first[0] != other[0]).all()

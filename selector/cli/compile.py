@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     from selector.peers import Runner
     from selector.target import TargetLike
     from selector.verify import Difference
+
+LINKERS = ("g++", "clang++", "c++", "gcc", "clang")  # what TVM links a library with
 
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Shared library to write, e.g. net.so.", show_default="none")
@@ -43,82 +44,70 @@ def compile_network(
 ) -> None:
     """Compile a network; without --output it is compiled (and verified) and not kept."""
     common.existing_file(model, "the network")
-    with reserved(output) as scratch:
-        import selector
-        from selector.peers import require_runnable
-        from selector.report import tables
+    if output:
+        require_writable(output)
+    import selector
+    from selector.peers import require_runnable
+    from selector.report import tables
 
-        count = common.set_threads(threads)
-        resolved, policy = common.resolve_target(target), common.resolve_policy(policy)
+    count = common.set_threads(threads)
+    resolved, policy = common.resolve_target(target), common.resolve_policy(policy)
+    if verify:
+        require_runnable(resolved)
+    differences: list[Difference] = []
+    with common.progress(f"compiling {model.name}", quiet=as_json) as update:
+        module = selector.load(model)
+        start = time.perf_counter()
+        compiled = selector.compile(module, target=resolved, policy=policy, threads=count)
+        seconds = time.perf_counter() - start
         if verify:
-            require_runnable(resolved)
-        differences: list[Difference] = []
-        with common.progress(f"compiling {model.name}", quiet=as_json) as update:
-            module = selector.load(model)
-            start = time.perf_counter()
-            compiled = selector.compile(module, target=resolved, policy=policy, threads=count)
-            seconds = time.perf_counter() - start
-            if verify:
-                update(description="verifying")
-                differences = _verify(model, module, lambda feed: compiled.run(*feed), resolved, count)
-            failed = [row for row in differences if not row.passed]
-            if scratch and output and not failed:
-                update(description=f"writing {output.name}")
-                compiled.save(scratch)
-                os.replace(scratch, output)
-        saved = output if output and not failed else None
-        counts = tables.lowering_counts(compiled.decisions)
-        summary: dict[str, Any] = {
-            "model": str(model),
-            "target": target,
-            "policy": policy,
-            "threads": count,
-            "convolutions": counts,
-            "sources": dict(Counter(decision.source for decision in compiled.decisions)),
-            "compile_seconds": seconds,
-            "output": str(saved) if saved else None,
-            "library_bytes": saved.stat().st_size if saved else None,
-            "verification": [row.to_dict() for row in differences] if verify else None,
-        }
-        if as_json:
-            common.print_json(summary)
-        else:
-            _print(summary, differences)
-        if failed:
-            worst = max(failed, key=lambda row: row.largest / row.tolerance if row.tolerance else float("inf"))
-            raise common.WorkFailed(
-                f"verification: output {worst.output} differs from {worst.reference} by {worst.largest:.4g}, "
-                f"allowed are {worst.tolerance:.4g}" + ("; nothing was written" if output else "")
-            )
+            update(description="verifying")
+            differences = _verify(model, module, lambda feed: compiled.run(*feed), resolved, count)
+        failed = [row for row in differences if not row.passed]
+        saved = None if failed else output
+        if saved:
+            update(description=f"writing {saved.name}")
+            compiled.save(saved)
+    summary: dict[str, Any] = {
+        "model": str(model),
+        "target": target,
+        "policy": policy,
+        "threads": count,
+        "convolutions": tables.lowering_counts(compiled.decisions),
+        "sources": dict(Counter(decision.source for decision in compiled.decisions)),
+        "compile_seconds": seconds,
+        "output": str(saved) if saved else None,
+        "library_bytes": saved.stat().st_size if saved else None,
+        "verification": [row.to_dict() for row in differences] if verify else None,
+    }
+    if as_json:
+        common.print_json(summary)
+    else:
+        _print(summary, differences)
+    if failed:
+        worst = max(failed, key=lambda row: row.largest / row.tolerance if row.tolerance else math.inf)
+        raise common.WorkFailed(
+            f"verification: output {worst.output} differs from {worst.reference} by {worst.largest:.4g}, "
+            f"allowed are {worst.tolerance:.4g}" + ("; nothing was written" if output else "")
+        )
 
 
-@contextmanager
-def reserved(output: Path | None) -> Iterator[Path | None]:
-    """A scratch file beside ``output``, made now, so that an unwritable place shows before any work; always removed.
-
-    Raises BadInput if ``output`` cannot be written or no C++ compiler is there to link it.
-    """
-    if output is None:
-        yield None
-        return
+def require_writable(output: Path) -> None:
+    """Raises BadInput, before any work, if the library cannot be written there or no C++ compiler can link it."""
     if output.is_dir():
         raise common.BadInput(f"{output} is a folder; --output names the library to write")
     if output.suffix != ".so":
         raise common.BadInput(f"the output {output} must end in .so")
-    if not any(shutil.which(name) for name in ("g++", "c++", "clang++", "clang", "gcc")):
-        raise common.BadInput("writing a library needs a C++ compiler to link it, and none is installed (e.g. g++)")
-    scratch = output.with_name(f".{output.stem}.{os.getpid()}.so")
+    if not any(shutil.which(name) for name in LINKERS):
+        raise common.BadInput(
+            f"writing a library needs a C++ compiler to link it: none of {', '.join(LINKERS)} is here"
+        )
+    probe = output.with_name(f".{output.name}.{os.getpid()}")
     try:
-        scratch.touch(exist_ok=False)
-        if output.exists():
-            output.open("ab").close()
+        probe.touch(exist_ok=False)
+        probe.unlink()
     except OSError as error:
-        scratch.unlink(missing_ok=True)
         raise common.BadInput(f"cannot write {output}: {error.strerror}") from None
-    try:
-        yield scratch
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _verify(path: Path, module: tvm.IRModule, compiled: Runner, target: TargetLike, threads: int) -> list[Difference]:

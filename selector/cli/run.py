@@ -13,7 +13,7 @@ import typer
 from selector.cli import common
 
 if TYPE_CHECKING:
-    from selector.verify import InputSpec
+    from selector.graph.legalize import TensorSpec
 
 TOP = 5
 TIMED_RUNS = 10
@@ -22,6 +22,9 @@ Library = Annotated[Path, typer.Argument(help="Library that 'selector compile' w
 Inputs = Annotated[
     list[Path] | None,
     typer.Option("--input", "-i", help="A .npy file per input, in model order.", show_default="seeded random input"),
+]
+RunThreads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads to run on.", show_default="those it was compiled for")
 ]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="A .npy file for the output; a folder where there are several.")
@@ -33,7 +36,7 @@ def run(
     library: Library,
     inputs: Inputs = None,
     output: Output = None,
-    threads: common.Threads = None,
+    threads: RunThreads = None,
     seed: Annotated[int, typer.Option(help="Seed of the random input.")] = 0,
     as_json: common.AsJson = False,
     debug: common.Debug = False,
@@ -44,14 +47,8 @@ def run(
     import selector
     from selector.verify import random_inputs
 
-    common.set_threads(threads)
-    try:
-        compiled = selector.load_compiled(library)
-    except (ValueError, RuntimeError, OSError) as error:
-        reason = str(error).strip().splitlines()
-        raise common.BadInput(
-            f"{library} is no library of 'selector compile': {reason[-1] if reason else error!r}"
-        ) from error
+    compiled = selector.load_compiled(library)
+    compiled.threads = common.set_threads(threads or compiled.threads)
     feed = _checked(arrays, compiled.inputs, inputs or []) if arrays else random_inputs(compiled.inputs, seed)
     results = compiled.run(*feed)
     times = []
@@ -87,24 +84,23 @@ def run(
 def _load(path: Path) -> np.ndarray:
     common.existing_file(path, "the input")
     try:
-        array = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise common.BadInput(f"{path} is not an array in .npy format: {error}") from None
-    if not isinstance(array, np.ndarray):
-        raise common.BadInput(f"{path} holds several arrays; give one .npy file per input")
-    return array
 
 
-def _checked(arrays: list[np.ndarray], specs: list[InputSpec], paths: list[Path]) -> list[np.ndarray]:
+def _checked(arrays: list[np.ndarray], specs: list[TensorSpec], paths: list[Path]) -> list[np.ndarray]:
     if len(arrays) != len(specs):
         wanted = ", ".join(spec.name for spec in specs)
-        raise common.BadInput(f"the network has {len(specs)} inputs ({wanted}), got {len(arrays)} --input")
+        raise common.BadInput(
+            f"the network has {len(specs)} input{'s' if len(specs) > 1 else ''} ({wanted}), got {len(arrays)} --input"
+        )
     for array, spec, path in zip(arrays, specs, paths, strict=True):
-        if tuple(array.shape) != spec.shape or str(array.dtype) != spec.dtype:
-            raise common.BadInput(
-                f"input '{spec.name}' is {spec.dtype} {list(spec.shape)}, "
-                f"but {path} holds {array.dtype} {list(array.shape)}"
-            )
+        try:
+            spec.check(array)
+        except ValueError as error:
+            raise common.BadInput(f"{path}: {error}") from None
     return arrays
 
 

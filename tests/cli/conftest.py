@@ -23,6 +23,7 @@ class Outcome:
     code: int
     out: str
     err: str
+    error: BaseException | None = None  # what left the command, SystemExit included
 
     def json(self) -> dict[str, Any]:
         """Standard output as JSON, after checking that the command succeeded."""
@@ -52,7 +53,7 @@ def selector_command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtu
         capfd.readouterr()
         result = CliRunner().invoke(app, [str(argument) for argument in arguments])
         native = capfd.readouterr()
-        return Outcome(result.exit_code, result.stdout + native.out, result.stderr + native.err)
+        return Outcome(result.exit_code, result.stdout + native.out, result.stderr + native.err, result.exception)
 
     return run
 

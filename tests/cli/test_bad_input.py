@@ -83,7 +83,7 @@ def test_truncated(selector_command: Run, network: Path, kept: float) -> None:
 
 def test_dynamic_batch(selector_command: Run, network: Path) -> None:
     onnx.save(dynamic_batch(), network)
-    selector_command("compile", network).assert_bad_input("batch", "static")
+    selector_command("compile", network).assert_bad_input("is dynamic ('batch')", "make_dynamic_shape_fixed")
 
 
 def test_qoperator(selector_command: Run, network: Path) -> None:
@@ -93,7 +93,7 @@ def test_qoperator(selector_command: Run, network: Path) -> None:
 
 def test_zero_sized(selector_command: Run, network: Path) -> None:
     onnx.save(zero_sized(), network)
-    selector_command("compile", network).assert_bad_input("0")
+    selector_command("compile", network).assert_bad_input("dimension 2 of input 'x' is zero")
 
 
 @pytest.mark.parametrize("command", ["compile", "explain", "bench"])
@@ -101,7 +101,7 @@ def test_unknown_target(selector_command: Run, network: Path, command: str) -> N
     selector_command(command, network, "--target", "pentium-9000").assert_bad_input("unknown target 'pentium-9000'")
 
 
-@pytest.mark.parametrize("target", ['{"kind": "llvm"', '{"kind": "abacus"}', '{"kind": "cuda"}'])
+@pytest.mark.parametrize("target", ['{"kind": "llvm"', '{"kind": "abacus"}', '{"kind": "c"}'])
 def test_unusable_target(selector_command: Run, network: Path, target: str) -> None:
     selector_command("explain", network, "--target", target).assert_bad_input()
 
@@ -168,5 +168,4 @@ def test_run_input_files(selector_command: Run, network: Path, tmp_path: Path) -
 def test_debug_shows_the_error_itself(selector_command: Run, network: Path) -> None:
     from selector.policy import UnknownPolicy
 
-    with pytest.raises(UnknownPolicy):
-        selector_command("explain", network, "--policy", "oracle", "--debug").json()
+    assert isinstance(selector_command("explain", network, "--policy", "oracle", "--debug").error, UnknownPolicy)

@@ -3,7 +3,7 @@ PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11 
 	$(python) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) and print("$(python)")' 2>/dev/null)))
 VENV := .venv
 BIN := $(VENV)/bin
-NETWORK ?= datasets/networks/shufflenet_v2_x0_5.u8u8.onnx
+NETWORK ?= datasets/networks/squeezenet1_1.u8s8.onnx
 THREADS ?= 1
 
 .PHONY: demo test lint format setup clean

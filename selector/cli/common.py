@@ -106,13 +106,13 @@ def resolve_policy(policy: str | None) -> str:
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:
-    """One sentence about how many convolutions got which lowering (``tvm``: none of Selector's)."""
+    """One sentence about how many layers got which lowering (``tvm``: none of Selector's)."""
     quantized = {name: count for name, count in counts.items() if name != "tvm"}
     if not quantized:
-        return "nothing was quantized: the network has no quantized convolution, all of it is compiled as TVM has it"
+        return "nothing was quantized: the network has no quantized layer, and all of it is compiled as TVM has it"
     text = ", ".join(f"{count} as {name}" for name, count in quantized.items())
     left = counts.get("tvm", 0)
-    return f"{sum(quantized.values())} quantized convolutions: {text}" + (f"; {left} left to TVM" if left else "")
+    return f"{sum(quantized.values())} quantized layers: {text}" + (f"; {left} left as TVM has them" if left else "")
 
 
 def set_threads(threads: int | None) -> int:

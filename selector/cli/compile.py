@@ -73,7 +73,7 @@ def compile_network(
         "target": target,
         "policy": policy,
         "threads": count,
-        "convolutions": tables.lowering_counts(compiled.decisions),
+        "lowerings": tables.lowering_counts(compiled.decisions),
         "sources": dict(Counter(decision.source for decision in compiled.decisions)),
         "compile_seconds": seconds,
         "output": str(saved) if saved else None,
@@ -124,7 +124,7 @@ def _print(summary: dict[str, Any], differences: list[Difference]) -> None:
     from selector.report import tables
 
     out = common.console()
-    out.print(common.describe_counts(summary["convolutions"]))
+    out.print(common.describe_counts(summary["lowerings"]))
     sources = ", ".join(f"{source} ({count})" for source, count in summary["sources"].items())
     out.print(f"decided by {sources or 'nobody'}; compiled in {summary['compile_seconds']:.1f} s")
     if differences:

@@ -32,7 +32,7 @@ def explain(
                 "target": target,
                 "policy": policy,
                 "threads": count,
-                "convolutions": counts,
+                "lowerings": counts,
                 "layers": layers,
             }
         )

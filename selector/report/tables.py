@@ -30,13 +30,13 @@ def decision_row(decision: Decision) -> dict[str, Any]:
 
 
 def lowering_counts(decisions: Sequence[Decision]) -> dict[str, int]:
-    """Convolutions per lowering; ``tvm`` are those left as TVM has them."""
+    """Layers per lowering; ``tvm`` are those left as TVM has them."""
     return dict(sorted(Counter(decision.lowering for decision in decisions).items()))
 
 
 def decisions_table(decisions: Sequence[Decision]) -> Table:
-    """One row per convolution, in the network's order."""
-    table = Table(title=f"{len(decisions)} convolutions", title_justify="left")
+    """One row per convolution or dense layer, in the network's order."""
+    table = Table()
     table.add_column("layer", no_wrap=True, overflow="ellipsis", max_width=44)
     table.add_column("shape", no_wrap=True)
     table.add_column("kind", no_wrap=True)

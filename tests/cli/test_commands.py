@@ -28,7 +28,7 @@ def block(tmp_path: Path) -> Path:
 def test_explain(selector_command: Run, network: Path, policy: str) -> None:
     answer = selector_command("explain", network, "--policy", policy, "--json").json()
     assert answer["policy"] == policy
-    assert answer["convolutions"] == {policy: 1}
+    assert answer["lowerings"] == {policy: 1}
     (layer,) = answer["layers"]
     assert layer["layer"] == "conv"
     assert layer["shape"] == "1x7x6x8 -> 12, 3x3 s1"

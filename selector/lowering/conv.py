@@ -20,6 +20,7 @@ from selector.lowering.dot import Dot
 from selector.lowering.kernel import Kernel
 from selector.lowering.operands import Operands, reduction_runs
 from selector.lowering.prepare import Band
+from selector.lowering.register_tile import RegisterTile, tile_shapes
 from selector.lowering.requantize import Epilogue
 from selector.lowering.tir import Expr, Registers, T, cast, const, function, intrinsic, load, loop, splat, store
 from selector.target import TargetProfile
@@ -74,19 +75,6 @@ def _flatten(workload: ConvWorkload) -> ConvWorkload:
     return workload
 
 
-def tile_candidates(row: Dot, target: TargetProfile) -> list[tuple[int, int]]:
-    """(pixels, vectors) whose accumulators, weights, broadcast and temporaries fit the registers."""
-    # AVX-512 rows may use 32 registers also at 256 bits; rows of 128 and 256 bits are only chosen without it.
-    registers = target.vector_registers
-    shapes = []
-    for vectors in (1, 2, 3, 4, 6):
-        spare = 1 + vectors * row.groups + row.groups + row.constants  # a product, weights, data, constants
-        pixels = (registers - spare) // vectors
-        if pixels >= 1:
-            shapes.append((min(pixels, 12), vectors))
-    return shapes
-
-
 class _Direct:
     """State shared by the parts of one kernel's code."""
 
@@ -111,9 +99,7 @@ class _Direct:
         self.tile = choose_tile(workload, row, target, runs.shape[1] * self.steps, operands)
         self.block = self.tile.vectors * row.lanes
         self.packed = self._pack(runs)
-        self.band = Band(
-            workload, self.tile.rows, operands.data_dtype, operands.data_offset, operands.data_zero_point
-        )
+        self.band = Band(workload, self.tile.rows, operands.data_dtype, operands.data_offset, operands.data_zero_point)
         self.direct = self._reads_in_place()
 
     # -- constants -----------------------------------------------------------------------------------------------
@@ -183,8 +169,8 @@ class _Direct:
             image = index // tile.channel_tasks // bands
             first_row = T.min((index // tile.channel_tasks) % bands * tile.rows, work.out_height - tile.rows)
             image, first_row = T.Bind(image + T.int32(0)), T.Bind(first_row + T.int32(0))
-            source, base = data, (image * work.in_height + first_row * work.stride[0]) * work.in_width * work.in_channels
             self.pitch, self.row_stride = work.in_width * work.in_channels, work.stride[0]
+            source, base = data, (image * work.in_height + first_row * work.stride[0]) * self.pitch
             if not self.direct:
                 slack = self.row.step + (self.row.lanes * self.row.depth if self.operands.has_term2 else 0)
                 source = T.alloc_buffer((self.band.elements + slack,), self.operands.data_dtype)
@@ -235,9 +221,8 @@ class _Direct:
         sums: Expr | None,
     ) -> None:
         row, vectors = self.row, self.tile.vectors
-        acc = Registers(width * vectors, "int32", row.lanes)
-        for i in range(width * vectors):
-            acc[i] = self.epilogue.start(channel + i % vectors * row.lanes, row.lanes)
+        tile = RegisterTile(row, width, vectors)
+        tile.start([self.epilogue.start(channel + j * row.lanes, row.lanes) for j in range(vectors)])
         if self.work.out_width == 1:
             start = T.Bind(data_base + self._pixel_offset(first))
             stride = self.row_stride * self.pitch
@@ -248,16 +233,20 @@ class _Direct:
         def run(kernel_row: Expr, kernel_column: Expr) -> None:
             work = self.work
             shift = kernel_row * (work.dilation[0] * self.pitch) + kernel_column * (work.dilation[1] * work.in_channels)
-            weights = weight_base + (kernel_row * self.run_shape[1] + kernel_column) * (
-                self.steps * row.step * self.block
-            )
-            loop(self.steps, lambda k: self._step(acc, width, offsets, shift + k * row.step, weights, k))
+            run_index = kernel_row * self.run_shape[1] + kernel_column
+            weights = weight_base + run_index * (self.steps * tile.step_weights)
+
+            def step(k: Expr) -> None:
+                starts = [offset + shift + k * row.step for offset in offsets]
+                tile.step(self.source, starts, self.weight, weights + k * tile.step_weights)
+
+            loop(self.steps, step)
 
         loop(self.run_shape[0], lambda h: loop(self.run_shape[1], lambda w: run(h, w)))
         for i in range(width):
             valid = self.work.group_out_channels if self.work.group_out_channels < self.block else None
             self.epilogue.emit(
-                [acc[i * vectors + j] for j in range(vectors)],
+                tile.pixel(i),
                 row.lanes,
                 channel,
                 self.out,
@@ -270,25 +259,9 @@ class _Direct:
         index = group * (self.tile.rows * self.work.out_width) + pixel
         return T.Bind(splat(load(sums, index, 1), self.row.lanes))
 
-    def _step(self, acc: Registers, width: int, offsets: list[Expr], shift: Expr, weights: Expr, k: Expr) -> None:
-        row, vectors = self.row, self.tile.vectors
-        packed = row.lanes * row.depth
-        base = weights + k * (row.groups * vectors * packed)
-        w = [
-            [T.Bind(load(self.weight, base + (g * vectors + j) * packed, packed)) for g in range(row.groups)]
-            for j in range(vectors)
-        ]
-        for i in range(width):
-            x = []
-            for g in range(row.groups):
-                values = load(self.source, offsets[i] + shift + g * row.depth, row.depth)
-                x.append(T.Bind(row.broadcast(values)))
-            for j in range(vectors):
-                acc[i * vectors + j] = row.emit(row, acc[i * vectors + j], x, w[j])
-
     def _row_sums(self) -> Expr:
         """Term2's sums: scratch int32 [group][pixel] with the sum of x' under every output pixel of the band."""
-        work, row = self.work, self.row
+        work = self.work
         pixels = self.tile.rows * work.out_width
         sums = T.alloc_buffer((max(work.groups * pixels, 256),), "int32")
         lanes = 8
@@ -339,11 +312,11 @@ def choose_tile(
         width = pixels_total / tiles
         vector_ops = width * (vectors * row.uops + row.setup_uops * row.groups)
         loads = (width + vectors) * row.groups
-        step = max(vector_ops / 4, loads / 2, row.uops + 1)
+        step = max(vector_ops / 4, loads / 2, row.uops + 1) + loads / 8  # loads are never quite free
         epilogue = width * vectors * 3
         return blocks * tiles * (reduction_steps * step + epilogue + 10)
 
-    pixels, vectors = min(tile_candidates(row, target), key=cost)
+    pixels, vectors = min(tile_shapes(row, target), key=cost)
     rows, channel_tasks = _partition(workload, operands, vectors * row.lanes, pixels)
     return Tile(pixels, vectors, rows, channel_tasks)
 

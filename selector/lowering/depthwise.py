@@ -136,7 +136,7 @@ class _Depthwise:
 
     def _tile_columns(self) -> int:
         """Output columns of a tile: as many accumulators as leave room for data, weights and constants."""
-        registers = self.target.vector_registers - 4 - self.row.constants
+        registers = self.target.vector_registers - 4 - self.row.ones
         per_column = self.plan.out_rows * self.vectors * (2 if self.operands.has_term2 else 1)
         return max(1, registers // per_column)
 
@@ -329,9 +329,11 @@ class _Depthwise:
         accumulators = [Registers(outputs, "int32", lanes) for _ in self.weights]
         for acc, total in enumerate(accumulators):
             for i in range(outputs):
-                total[i] = self.epilogue.start(channel + i % vectors * lanes, lanes) if acc == 0 else const(0, "int32", lanes)
+                bias = self.epilogue.start(channel + i % vectors * lanes, lanes)
+                total[i] = bias if acc == 0 else const(0, "int32", lanes)
         used = [plan.used(work, depth, g) for g in range(plan.out_rows)]
         base = T.Bind(first_column * (work.stride[1] * self.chunk * depth) + chunk_offset * depth)
+        ones = row.constant()
         taps = work.kernel_width * plan.out_rows * plan.groups * packed
         weight_base = T.Bind(position * taps)
         for group in range(plan.groups):
@@ -347,7 +349,7 @@ class _Depthwise:
                             slot = (i * plan.out_rows + g) * vectors + j
                             for weights, total in zip(self.weights, accumulators, strict=True):
                                 w = load(weights, weight_base + j * taps + tap, packed)
-                                total[slot] = row.emit(row, total[slot], [x], [w])
+                                total[slot] = row.emit(row, total[slot], [x], [w], ones)
         for i in range(width):
             for g in range(plan.out_rows):
                 slots = [(i * plan.out_rows + g) * vectors + j for j in range(vectors)]
@@ -408,9 +410,7 @@ def interleave(rows: list[Expr], lanes: int, block: int) -> list[Expr]:
             indices += [source * lanes + source_block * block + e for e in range(block)]
         used = sorted({index // lanes for index in indices})
         remap = {vector: k for k, vector in enumerate(used)}
-        ordered.append(
-            pick([vectors[v] for v in used], [remap[i // lanes] * lanes + i % lanes for i in indices])
-        )
+        ordered.append(pick([vectors[v] for v in used], [remap[i // lanes] * lanes + i % lanes for i in indices]))
     return ordered
 
 

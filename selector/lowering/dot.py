@@ -13,11 +13,11 @@ from typing import Literal
 
 from tvm.tirx.script import builder as T
 
-from selector.lowering.tir import Expr, cast, const, intrinsic, splat, vector
 from selector.lowering.operands import WeightBounds
+from selector.lowering.tir import Expr, cast, const, intrinsic, splat, vector
 from selector.target import TargetProfile
 
-Emit = Callable[["Dot", Expr, list[Expr], list[Expr]], Expr]
+Emit = Callable[["Dot", Expr, list[Expr], list[Expr], Expr], Expr]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Dot:
     uops: float  # vector instructions of one step
     setup_uops: float  # vector instructions once per loaded group of data
     emit: Emit
-    constants: int = 0  # registers that hold constants
+    ones: bool = False  # whether ``emit`` multiplies words by one, a constant worth a register
     safe: Callable[[WeightBounds], bool] = lambda bounds: True  # proof that no intermediate saturates
 
     @property
@@ -48,6 +48,18 @@ class Dot:
         """Multiply-accumulates of one vector instruction; what rows of one CPU are ordered by."""
         return self.lanes * self.step / self.uops
 
+    def constant(self) -> Expr:
+        """The constant that ``emit`` takes, to be bound outside of the loops; None where it takes none.
+
+        A plain constant would be a memory operand of every multiplication, one load too many for two load ports;
+        LLVM does not see through psign, so its result stays in a register.
+        """
+        if not self.ones:
+            return None
+        one = const(1, "int16", self.lanes * 2)
+        name = {4: "llvm.x86.ssse3.psign.w.128", 8: "llvm.x86.avx2.psign.w"}.get(self.lanes)
+        return T.Bind(one if name is None else intrinsic(name, vector("int16", self.lanes * 2), one, one))
+
     def broadcast(self, values: Expr) -> Expr:
         """``depth`` scalars as they lie in memory, repeated in every lane."""
         if self.depth == 1:
@@ -57,31 +69,31 @@ class Dot:
         return T.reinterpret(splat(word, self.lanes), dtype=vector(self.data_dtype, self.lanes * self.depth))
 
 
-def _generic(row: Dot, acc: Expr, x: list[Expr], w: list[Expr]) -> Expr:
+def _generic(row: Dot, acc: Expr, x: list[Expr], w: list[Expr], ones: Expr) -> Expr:
     return acc + cast(x[0], "int32", row.lanes) * cast(w[0], "int32", row.lanes)
 
 
-def _pmaddwd(row: Dot, acc: Expr, x: list[Expr], w: list[Expr]) -> Expr:
+def _pmaddwd(row: Dot, acc: Expr, x: list[Expr], w: list[Expr], ones: Expr) -> Expr:
     weights = cast(w[0], "int16", row.lanes * 2) if row.weight_dtype == "int8" else w[0]
     return acc + _madd_words(row.lanes, x[0], weights)
 
 
-def _pmaddubsw(row: Dot, acc: Expr, x: list[Expr], w: list[Expr]) -> Expr:
+def _pmaddubsw(row: Dot, acc: Expr, x: list[Expr], w: list[Expr], ones: Expr) -> Expr:
     pairs = _madd_bytes(row.lanes, x[0], w[0])
     for data, weights in zip(x[1:], w[1:], strict=True):
         pairs = pairs + _madd_bytes(row.lanes, data, weights)
-    return acc + _madd_words(row.lanes, pairs, const(1, "int16", row.lanes * 2))
+    return acc + _madd_words(row.lanes, pairs, ones)
 
 
-def _signed_pmaddubsw(row: Dot, acc: Expr, x: list[Expr], w: list[Expr]) -> Expr:
+def _signed_pmaddubsw(row: Dot, acc: Expr, x: list[Expr], w: list[Expr], ones: Expr) -> Expr:
     lanes = row.lanes * 4
     name = {16: "llvm.x86.ssse3.psign.b.128", 32: "llvm.x86.avx2.psign.b"}[lanes]
     weights = intrinsic(name, vector("int8", lanes), w[0], x[0])
     pairs = _madd_bytes(row.lanes, _magnitude(lanes, x[0]), weights)
-    return acc + _madd_words(row.lanes, pairs, const(1, "int16", row.lanes * 2))
+    return acc + _madd_words(row.lanes, pairs, ones)
 
 
-def _vpdp(row: Dot, acc: Expr, x: list[Expr], w: list[Expr]) -> Expr:
+def _vpdp(row: Dot, acc: Expr, x: list[Expr], w: list[Expr], ones: Expr) -> Expr:
     name = "vpdpbusd" if row.depth == 4 else "vpdpwssd"
     return intrinsic(f"llvm.x86.avx512.{name}.{row.lanes * 32}", vector("int32", row.lanes), acc, x[0], w[0])
 
@@ -145,7 +157,7 @@ def _x86_rows() -> list[Dot]:
                 5,
                 _pmaddubsw,
                 groups=2,
-                constants=1,
+                ones=True,
                 safe=lambda bounds: bounds.quad <= 128,
             )
         )
@@ -158,7 +170,7 @@ def _x86_rows() -> list[Dot]:
                 4,
                 3,
                 _pmaddubsw,
-                constants=1,
+                ones=True,
                 safe=lambda bounds: bounds.pair <= 128,
             )
         )
@@ -173,7 +185,7 @@ def _x86_rows() -> list[Dot]:
                     4,
                     _signed_pmaddubsw,
                     setup_uops=1,
-                    constants=1,
+                    ones=True,
                     safe=lambda bounds: bounds.weight <= 127,
                 )
             )

@@ -16,18 +16,17 @@ def build(name: str, workload: ConvWorkload, constants: ConvConstants, target: T
     weight_offset = byte_weight_offset(constants)
     signed = constants.weight.astype(np.int64) - weight_offset.reshape(-1, 1, 1, 1)
     template = depthwise if depthwise.takes(workload) else conv
-    row = next(
-        row
-        for row in dot.candidates(target, "int8")
-        if row.groups <= template.MAX_DOT_GROUPS and row.safe(weight_bounds(template.reduction_order(signed, workload, row)))
-    )
+
+    def exact(row: dot.Dot) -> bool:
+        return row.safe(weight_bounds(template.reduction_order(signed, workload, row)))
+
+    rows = (row for row in dot.candidates(target, "int8") if row.groups <= template.MAX_DOT_GROUPS)
+    row = next(filter(exact, rows))
     operands = _operands(workload, constants, row, weight_offset)
     return template.build(f"{name}__{template.NAME}_{row.name}", workload, constants, operands, row, target)
 
 
-def _operands(
-    workload: ConvWorkload, constants: ConvConstants, row: dot.Dot, weight_offset: np.ndarray
-) -> Operands:
+def _operands(workload: ConvWorkload, constants: ConvConstants, row: dot.Dot, weight_offset: np.ndarray) -> Operands:
     shifts = {("int8", "uint8"): 128, ("uint8", "int8"): -128}
     return make_operands(
         workload,

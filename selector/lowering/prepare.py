@@ -80,7 +80,8 @@ class Band:
 
     def _copy(self, data: Expr, source: Expr, scratch: Expr, target: Expr, count: int, width: int) -> None:
         def piece(start: Expr, lanes: int) -> None:
-            store(scratch, target + start, convert(load(data, source + start, lanes), lanes, self.dtype, self.offset), lanes)
+            value = load(data, source + start, lanes)
+            store(scratch, target + start, convert(value, lanes, self.dtype, self.offset), lanes)
 
         _in_vectors(count, width, piece)
 

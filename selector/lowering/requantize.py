@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from tvm.tirx.script import builder as T
 
 from selector.lowering.operands import Operands
-from selector.lowering.tir import Expr, cast, const, intrinsic, load, pick, splat, store, vector
+from selector.lowering.tir import Expr, cast, const, intrinsic, load, pick, store, vector
 from selector.target import TargetProfile
 from selector.workload import ConvConstants, ConvWorkload, Requantize
-from tvm.tirx.script import builder as T
 
 _PACK_WORDS = {"int8": "llvm.x86.sse2.packsswb.128", "uint8": "llvm.x86.sse2.packuswb.128"}
 
@@ -33,7 +33,9 @@ class Epilogue:
     buffers: dict[str, Expr] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, workload: ConvWorkload, constants: ConvConstants, operands: Operands, target: TargetProfile) -> Epilogue:
+    def of(
+        cls, workload: ConvWorkload, constants: ConvConstants, operands: Operands, target: TargetProfile
+    ) -> Epilogue:
         """The epilogue of one convolution."""
         slack = 64  # a vector of channels may reach past the last one
         arrays = {"bias": operands.bias} if operands.bias.any() else {}

@@ -1,0 +1,49 @@
+"""The ceiling of a dot instruction: a loop that touches registers only."""
+
+from __future__ import annotations
+
+from tvm import tirx
+
+from selector.lowering.dot import Dot
+from selector.lowering.tir import Expr, Registers, T, function, load, loop, store, vector
+
+CHAINS = 10  # independent accumulators: enough to hide the latency of every row, few enough for 16 registers
+
+
+def peak_function(row: Dot, iterations: int) -> tirx.PrimFunc:
+    """``peak(words)``: ``iterations * CHAINS`` steps of ``row``; ``words`` (64,) int32 seeds and receives the sums.
+
+    One operand of each step is its own accumulator, so that LLVM can neither hoist nor merge the products: the weights
+    where they have the accumulator's size (what is done to the data alone is hoisted, as in a kernel), else the data.
+    """
+
+    def body(words: Expr) -> None:
+        packed = row.lanes * row.depth
+        acc = Registers(CHAINS, "int32", row.lanes)
+        for i in range(CHAINS):
+            acc[i] = load(words, i, row.lanes)
+        moving_weights = packed * (16 if row.weight_dtype == "int16" else 8) == row.lanes * 32
+        still_dtype = row.data_dtype if moving_weights else row.weight_dtype
+        seed = load(words, 0, packed * (2 if still_dtype == "int16" else 1) // 4)
+        still = [T.Bind(T.reinterpret(seed + g, dtype=vector(still_dtype, packed))) for g in range(row.groups)]
+        ones = row.constant()
+
+        def step(_: Expr) -> None:
+            for i in range(CHAINS):
+                dtype = row.weight_dtype if moving_weights else row.data_dtype
+                moving = [T.reinterpret(acc[i], dtype=vector(dtype, packed))] * row.groups
+                x, w = (still, moving) if moving_weights else (moving, still)
+                acc[i] = row.emit(row, acc[i], x, w, ones)
+
+        loop(iterations, step)
+        total = acc[0]
+        for i in range(1, CHAINS):
+            total = total + acc[i]
+        store(words, 0, total, row.lanes)
+
+    return function(f"peak_{row.name}", [("words", 64, "int32")], body)
+
+
+def peak_macs(row: Dot, iterations: int) -> int:
+    """Multiply-accumulates of one call of ``peak_function``."""
+    return iterations * CHAINS * row.lanes * row.step

@@ -96,7 +96,7 @@ class _Direct:
         self.run_shape = (workload.kernel_height, 1 if merged else workload.kernel_width)
         self.run_length = runs.shape[2]
         self.steps = math.ceil(self.run_length / row.step)
-        self.tile = choose_tile(workload, row, target, runs.shape[1] * self.steps, operands)
+        self.tile = choose_tile(workload, row, target, operands)
         self.block = self.tile.vectors * row.lanes
         self.packed = self._pack(runs)
         self.band = Band(workload, self.tile.rows, operands.data_dtype, operands.data_offset, operands.data_zero_point)
@@ -295,28 +295,35 @@ class _Direct:
         return sums
 
 
-def choose_tile(
-    workload: ConvWorkload, row: Dot, target: TargetProfile, reduction_steps: int, operands: Operands
-) -> Tile:
-    """The tile with the least modelled work.
+def cost(workload: ConvWorkload, row: Dot, target: TargetProfile) -> float:
+    """Modelled cycles of one core with the best register tile."""
+    return min(_cost(workload, row, shape) for shape in tile_shapes(row, target))
 
-    Time of a tile step is the larger of its vector instructions over four a cycle and its loads over two a cycle
-    (Zen 3, and close to Golden Cove and Neoverse V1); edges are counted at their full cost.
+
+def _cost(workload: ConvWorkload, row: Dot, shape: tuple[int, int]) -> float:
+    """Modelled cycles with a register tile of (pixels, vectors); edges are counted at their full cost.
+
+    A step takes the longer of its vector instructions at four a cycle and its loads at two a cycle (Zen 3, and close
+    to Golden Cove and Neoverse V1).
     """
-    pixels_total = workload.out_height * workload.out_width
+    pixels, vectors = shape
+    merged = _merges(workload)
+    run = workload.group_in_channels * (workload.kernel_width if merged else 1)
+    steps = workload.kernel_height * (1 if merged else workload.kernel_width) * math.ceil(run / row.step)
+    blocks = workload.groups * math.ceil(workload.group_out_channels / (vectors * row.lanes))
+    total = workload.out_height * workload.out_width
+    tiles = math.ceil(total / pixels)
+    width = total / tiles
+    vector_ops = width * (vectors * row.uops + row.setup_uops * row.groups)
+    loads = (width + vectors) * row.groups
+    step = max(vector_ops / 4, loads / 2, row.uops + 1) + loads / 8  # loads are never quite free
+    epilogue = width * vectors * 3 + 10
+    return workload.batch * blocks * tiles * (steps * step + epilogue)
 
-    def cost(shape: tuple[int, int]) -> float:
-        pixels, vectors = shape
-        blocks = math.ceil(workload.group_out_channels / (vectors * row.lanes))
-        tiles = math.ceil(pixels_total / pixels)
-        width = pixels_total / tiles
-        vector_ops = width * (vectors * row.uops + row.setup_uops * row.groups)
-        loads = (width + vectors) * row.groups
-        step = max(vector_ops / 4, loads / 2, row.uops + 1) + loads / 8  # loads are never quite free
-        epilogue = width * vectors * 3
-        return blocks * tiles * (reduction_steps * step + epilogue + 10)
 
-    pixels, vectors = min(tile_shapes(row, target), key=cost)
+def choose_tile(workload: ConvWorkload, row: Dot, target: TargetProfile, operands: Operands) -> Tile:
+    """The register tile with the least modelled work, and the partition that goes with it."""
+    pixels, vectors = min(tile_shapes(row, target), key=lambda shape: _cost(workload, row, shape))
     rows, channel_tasks = _partition(workload, operands, vectors * row.lanes, pixels)
     return Tile(pixels, vectors, rows, channel_tasks)
 

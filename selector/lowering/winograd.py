@@ -1,0 +1,378 @@
+"""Exact integer Winograd for 3×3, stride 1, inside the int16 lowering.
+
+F(m×m, 3×3) computes m×m outputs from (m+2)×(m+2) inputs with (m+2)² multiplications instead of 9m²: 4 times fewer for
+m = 4, 2.25 times fewer for m = 2.  All transforms are integer: the fractions of the usual matrices are moved into the
+inverse transform, which then yields ``s·y`` with ``s = 576 = 9·64`` (m = 4) or ``s = 4`` (m = 2).  Sums may wrap, since
+everything holds modulo 2³²; ``y`` is recovered exactly by the inverse of the odd part of ``s`` and an arithmetic shift
+by the even part, if ``|y| < 2³¹ / 2^shift``: 2²⁵ for m = 4, 2²⁹ for m = 2.  The constant weights prove it, or not.
+
+The transformed data is at most 100 (m = 4) or 4 (m = 2) times |x - zp| <= 255, the transformed weights at most 49 or 9
+times |w - zp| <= 255: both fit int16.
+
+Steps of a task, a few rows of tiles: copy the band of input with padding (int16, zero point subtracted); transform it
+into ``V[position][tile][channel]``; for each block of output channels multiply every position, ``M = V · U``, and
+transform back with the epilogue fused.  V and M stay in L2.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from selector.lowering.dot import Dot
+from selector.lowering.kernel import Kernel
+from selector.lowering.operands import Operands
+from selector.lowering.prepare import Band
+from selector.lowering.register_tile import RegisterTile, tile_shapes
+from selector.lowering.requantize import Epilogue
+from selector.lowering.tir import Expr, T, branch, const, function, load, loop, store
+from selector.target import TargetProfile
+from selector.workload import ConvConstants, ConvWorkload
+
+
+@dataclass(frozen=True, eq=False)  # compared by identity: there are two
+class Scheme:
+    """F(m×m, 3×3) with integer matrices."""
+
+    size: int  # m
+    weight: np.ndarray  # (m+2, 3): G with its fractions removed
+    shift: int  # s = odd * 2**shift
+    odd_inverse: int  # modulo 2**32, as int32
+
+    @property
+    def points(self) -> int:
+        """Edge of a tile of data: m + 2."""
+        return self.size + 2
+
+    @property
+    def limit(self) -> int:
+        """Exact if |y| is below this."""
+        return 1 << (31 - self.shift)
+
+    def data(self, d: list[Expr]) -> list[Expr]:
+        """Bᵀ d along one axis."""
+        if self.size == 2:
+            return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
+        a, b = d[4] - d[2] * 4, d[3] - d[1] * 4
+        c, e = d[4] - d[2], (d[3] - d[1]) * 2
+        return [d[0] * 4 - d[2] * 5 + d[4], a + b, a - b, c + e, c - e, d[1] * 4 - d[3] * 5 + d[5]]
+
+    def inverse(self, m: list[Expr]) -> list[Expr]:
+        """sAᵀ m along one axis (the scale of each point is in here)."""
+        if self.size == 2:
+            return [m[0] + m[1] + m[2], m[1] - m[2] - m[3]]
+        plus, minus, r, t = m[1] + m[2], m[2] - m[1], m[3] + m[4], m[3] - m[4]
+        return [
+            m[0] * 6 - plus * 4 + r,
+            minus * 4 + t * 2,
+            (r - plus) * 4,
+            minus * 4 + t * 8 + m[5] * 24,
+        ]
+
+
+F2 = Scheme(2, np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]), shift=2, odd_inverse=1)
+F4 = Scheme(
+    4,
+    np.array([[1, 0, 0], [1, 1, 1], [1, -1, 1], [1, 2, 4], [1, -2, 4], [0, 0, 1]]),
+    shift=6,
+    odd_inverse=0x38E38E39,
+)
+SCHEMES = (F4, F2)
+_MIN_CHANNELS = 8
+
+
+def schemes(workload: ConvWorkload, constants: ConvConstants) -> list[Scheme]:
+    """The schemes that are exact for this convolution; none where Winograd does not apply."""
+    work = workload
+    shape_fits = (
+        (work.kernel_height, work.kernel_width, work.stride, work.dilation, work.groups) == (3, 3, (1, 1), (1, 1), 1)
+        and work.in_channels >= _MIN_CHANNELS
+        and work.out_height > 1
+        and work.out_width > 1
+    )
+    if not shape_fits:
+        return []
+    bound = output_bound(workload, constants)
+    return [scheme for scheme in SCHEMES if bound < scheme.limit]
+
+
+def output_bound(workload: ConvWorkload, constants: ConvConstants) -> int:
+    """Largest |accumulator| that the constant weights allow for any data."""
+    weight = constants.weight.astype(np.int64) - constants.weight_zero_point.reshape(-1, 1, 1, 1)
+    low, high = (0, 255) if workload.data_dtype == "uint8" else (-128, 127)
+    largest = max(high - workload.data_zero_point, workload.data_zero_point - low)
+    return int(np.abs(weight).sum(axis=(1, 2, 3)).max()) * largest
+
+
+def transform_weights(scheme: Scheme, weight: np.ndarray) -> np.ndarray:
+    """(O, 3, 3, C) int16 -> (points², O, C) int16: G w Gᵀ, exact."""
+    g = scheme.weight.astype(np.int64)
+    # Two small matrix products in float64 are exact (|values| < 2**53) and far faster than integer einsum.
+    values = np.tensordot(g.astype(np.float64), weight.astype(np.float64), axes=(1, 1))  # a, O, 3, C
+    values = np.tensordot(g.astype(np.float64), values, axes=(1, 2))  # b, a, O, C
+    values = values.transpose(1, 0, 2, 3).reshape(scheme.points**2, *values.shape[2:])
+    return np.ascontiguousarray(values.astype(np.int16))
+
+
+def cost(scheme: Scheme, workload: ConvWorkload, row: Dot, target: TargetProfile) -> float:
+    """Modelled cycles of one core: products, both transforms, and the weights' way from memory to L2."""
+    tiles = math.ceil(workload.out_height / scheme.size) * math.ceil(workload.out_width / scheme.size)
+    positions = scheme.points**2
+    depth_steps = workload.in_channels / row.step
+    products = tiles * positions * depth_steps * workload.out_channels / row.lanes * row.uops / 4
+    per_vector = {2: (60, 90), 4: (290, 330)}[scheme.size]  # vector instructions of the two transforms of a tile
+    transforms = tiles * (
+        workload.in_channels / (2 * row.lanes) * per_vector[0] + workload.out_channels / row.lanes * per_vector[1]
+    )
+    weight_bytes = positions * workload.in_channels * workload.out_channels * 2
+    passes = math.ceil(tiles / _tiles_of_task(scheme, workload, target))
+    from_l3 = weight_bytes * passes / 12 if weight_bytes > target.l2_bytes // 2 else 0.0  # 12 bytes a cycle
+    return workload.batch * (products * 1.15 + transforms / 3 + from_l3)
+
+
+def _tiles_of_task(scheme: Scheme, workload: ConvWorkload, target: TargetProfile) -> int:
+    """How many tiles' V and M fit half of L2."""
+    bytes_of_tile = scheme.points**2 * (workload.in_channels * 2 + 64)
+    return max(4, target.l2_bytes // 2 // bytes_of_tile)
+
+
+def build(
+    name: str,
+    scheme: Scheme,
+    workload: ConvWorkload,
+    constants: ConvConstants,
+    operands: Operands,
+    row: Dot,
+    target: TargetProfile,
+) -> Kernel:
+    """Kernel of a 3×3 convolution; ``operands`` are those of the int16 lowering."""
+    kernel = _Winograd(scheme, workload, constants, operands, row, target)
+    func = function(name, kernel.arguments(), kernel.emit)
+    return Kernel(name, func, (kernel.packed, *kernel.epilogue.constants), f"winograd{scheme.size}", row.name)
+
+
+class _Winograd:
+    """State shared by the parts of one kernel's code."""
+
+    def __init__(
+        self,
+        scheme: Scheme,
+        workload: ConvWorkload,
+        constants: ConvConstants,
+        operands: Operands,
+        row: Dot,
+        target: TargetProfile,
+    ) -> None:
+        self.scheme, self.work, self.row, self.target = scheme, workload, row, target
+        self.epilogue = Epilogue.of(workload, constants, operands, target)
+        self.tile_rows = math.ceil(workload.out_height / scheme.size)
+        self.tile_columns = math.ceil(workload.out_width / scheme.size)
+        fit = _tiles_of_task(scheme, workload, target) // self.tile_columns
+        most = math.ceil(self.tile_rows / workload.threads) if workload.batch == 1 else self.tile_rows
+        rows = max(1, min(fit, most))
+        self.task_rows = math.ceil(self.tile_rows / math.ceil(self.tile_rows / rows))
+        self.tiles = self.task_rows * self.tile_columns
+        self.pixels, self.vectors = self._tile_shape()
+        self.block = self.vectors * row.lanes
+        self.steps = math.ceil(workload.in_channels / row.step)
+        self.channels = self.steps * row.step  # of V, padded to whole steps
+        self.packed = self._pack(operands.weight)
+        self.band = Band(self._padded(), self.task_rows * scheme.size, "int16", operands.data_offset, 0)
+
+    def _padded(self) -> ConvWorkload:
+        """The workload with padding that makes the outputs whole tiles."""
+        top, left, bottom, right = self.work.padding
+        more_rows = self.tile_rows * self.scheme.size - self.work.out_height
+        more_columns = self.tile_columns * self.scheme.size - self.work.out_width
+        return replace(self.work, padding=(top, left, bottom + more_rows, right + more_columns))
+
+    def _tile_shape(self) -> tuple[int, int]:
+        """Register tile of the products: least steps for the tiles of a task."""
+
+        def price(shape: tuple[int, int]) -> float:
+            pixels, vectors = shape
+            blocks = math.ceil(self.work.out_channels / (vectors * self.row.lanes))
+            count = math.ceil(self.tiles / pixels)
+            width = self.tiles / count
+            return blocks * count * max(width * vectors * self.row.uops / 4, (width + vectors) / 2, 3)
+
+        return min((shape for shape in tile_shapes(self.row, self.target) if shape[1] <= 4), key=price)
+
+    # -- constants -----------------------------------------------------------------------------------------------
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of output channels; the last one overlaps the one before."""
+        return math.ceil(self.work.out_channels / self.block)
+
+    def _pack(self, weight: np.ndarray) -> np.ndarray:
+        """U as [block][position][step][vector][lane][depth]."""
+        row, out = self.row, self.work.out_channels
+        transformed = transform_weights(self.scheme, weight)
+        channels = max(out, self.block)
+        padded = np.zeros((len(transformed), channels, self.channels), np.int16)
+        padded[:, :out, : self.work.in_channels] = transformed
+        starts = [min(start, channels - self.block) for start in range(0, out, self.block)]
+        stacked = np.stack([padded[:, start : start + self.block] for start in starts])
+        shape = (*stacked.shape[:2], self.vectors, row.lanes, self.steps, row.groups, row.depth)
+        return np.ascontiguousarray(stacked.reshape(shape).transpose(0, 1, 4, 5, 2, 3, 6)).reshape(-1)
+
+    def arguments(self) -> list[tuple[str, int, str]]:
+        """Arguments of the kernel."""
+        work = self.work
+        return [
+            ("data", work.data_bytes(), work.data_dtype),
+            ("weight", self.packed.size, "int16"),
+            *self.epilogue.arguments,
+            ("out", work.batch * work.out_height * work.out_width * work.out_channels, work.out_dtype),
+        ]
+
+    # -- code ------------------------------------------------------------------------------------------------------
+
+    def emit(self, data: Expr, weight: Expr, *rest: Expr) -> None:
+        """The body of the function."""
+        *constants, out = rest
+        self.epilogue.bind(constants)
+        self.weight, self.out = weight, out
+        work, scheme = self.work, self.scheme
+        tasks_of_image = math.ceil(self.tile_rows / self.task_rows)
+        positions = scheme.points**2
+
+        def task(index: Expr) -> None:
+            image = T.Bind(index // tasks_of_image + T.int32(0))
+            first = index % tasks_of_image * self.task_rows
+            first_row = T.Bind(T.min(first, self.tile_rows - self.task_rows) + T.int32(0))
+            band = T.alloc_buffer((max(self.band.elements, 512),), "int16")
+            data_tiles = T.alloc_buffer((max(positions * self.tiles * self.channels, 512),), "int16")
+            products = T.alloc_buffer((max(positions * self.tiles * self.block, 256),), "int32")
+            self.band.emit(data, band, image, first_row * scheme.size, self.target.vector_bits // 8)
+            self._transform_data(band, data_tiles)
+
+            def block(b: Expr) -> None:
+                loop(positions, lambda p: self._multiply(data_tiles, products, b, p))
+                self._transform_back(products, b, image, first_row)
+
+            loop(self.blocks, block)
+
+        loop(work.batch * tasks_of_image, task, parallel=work.threads > 1)
+
+    def _transform_data(self, band: Expr, data_tiles: Expr) -> None:
+        """V[position][tile][channel] = Bᵀ d B for every tile, a vector of channels at a time."""
+        scheme, channels = self.scheme, self.work.in_channels
+        points = scheme.points
+        lanes = self.target.vector_bits // 16
+        while lanes > channels:
+            lanes //= 2
+        pieces = math.ceil(channels / lanes)
+
+        def tile(index: Expr) -> None:
+            row, column = index // self.tile_columns, index % self.tile_columns
+            corner = row * (scheme.size * self.band.pitch) + column * (scheme.size * channels)
+
+            def piece(c: Expr) -> None:
+                channel = T.Bind(T.min(c * lanes + T.int32(0), channels - lanes))
+                start = T.Bind(corner + channel)
+                columns = []
+                for j in range(points):
+                    d = [load(band, start + i * self.band.pitch + j * channels, lanes) for i in range(points)]
+                    columns.append([T.Bind(value) for value in scheme.data([T.Bind(v) for v in d])])
+                target = T.Bind(index * self.channels + channel)
+                for i in range(points):
+                    for j, value in enumerate(scheme.data([columns[j][i] for j in range(points)])):
+                        position = (i * points + j) * (self.tiles * self.channels)
+                        store(data_tiles, target + position, value, lanes)
+
+            loop(pieces, piece)
+            if self.channels > channels:  # the padding of the last step meets zero weights, but must be there
+                for position in range(points**2):
+                    end = position * (self.tiles * self.channels) + index * self.channels + channels
+                    for extra in range(self.channels - channels):
+                        store(data_tiles, end + extra, T.int16(0), 1)
+
+        loop(self.tiles, tile)
+
+    def _multiply(self, data_tiles: Expr, products: Expr, block: Expr, position: Expr) -> None:
+        """M[position][tile][block's channels] of one position."""
+        row = self.row
+        count = math.ceil(self.tiles / self.pixels)
+        size, larger = divmod(self.tiles, count)
+        panel = self.steps * self.block * row.step
+        weights = T.Bind((block * self.scheme.points**2 + position) * panel + T.int32(0))
+        source = T.Bind(position * (self.tiles * self.channels) + T.int32(0))
+
+        def some(first: Expr, width: int) -> None:
+            tile = RegisterTile(row, width, self.vectors)
+            tile.start([const(0, "int32", row.lanes)] * self.vectors)
+            base = T.Bind(source + first * self.channels)
+
+            def step(k: Expr) -> None:
+                starts = [base + i * self.channels + k * row.step for i in range(width)]
+                tile.step(data_tiles, starts, self.weight, weights + k * tile.step_weights)
+
+            loop(self.steps, step)
+            for i in range(width):
+                for j, value in enumerate(tile.pixel(i)):
+                    at = (position * self.tiles + first + i) * self.block + j * row.lanes
+                    store(products, at, value, row.lanes)
+
+        loop(larger, lambda t: some(t * (size + 1), size + 1))
+        loop(count - larger, lambda t: some(larger * (size + 1) + t * size, size))
+
+    def _transform_back(self, products: Expr, block: Expr, image: Expr, first_row: Expr) -> None:
+        """Outputs of a block of channels: s·y, the exact division by s, and the epilogue."""
+        work, scheme, lanes = self.work, self.scheme, self.row.lanes
+        valid = work.out_channels if work.out_channels < self.block else None
+        channel = T.Bind(T.min(block * self.block + T.int32(0), max(work.out_channels - self.block, 0)))
+
+        def tile(index: Expr) -> None:
+            row = T.Bind((first_row + index // self.tile_columns) * scheme.size)
+            column = T.Bind(index % self.tile_columns * scheme.size + T.int32(0))
+            vectors = [
+                self._inverse(products, T.Bind(index * self.block + j * lanes), channel + j * lanes)
+                for j in range(self.vectors)
+            ]
+            for i in range(scheme.size):
+                for j in range(scheme.size):
+                    pixel = (image * work.out_height + row + i) * work.out_width + column + j
+
+                    def put(i: int = i, j: int = j, pixel: Expr = pixel) -> None:
+                        values = [vector[i * scheme.size + j] for vector in vectors]
+                        index = pixel * work.out_channels + channel
+                        self.epilogue.emit(values, lanes, channel, self.out, index, valid=valid)
+
+                    self._inside(row + i, column + j, put)
+
+        loop(self.tiles, tile)
+
+    def _inside(self, row: Expr, column: Expr, put) -> None:  # type: ignore[no-untyped-def]
+        """Run ``put`` for outputs that exist; tiles at the right and lower edges may reach over."""
+        work, size = self.work, self.scheme.size
+        checks = []
+        if work.out_height % size:
+            checks.append(row < work.out_height)
+        if work.out_width % size:
+            checks.append(column < work.out_width)
+        if not checks:
+            put()
+            return
+        with branch(T.And(*checks) if len(checks) == 2 else checks[0]):
+            put()
+
+    def _inverse(self, products: Expr, start: Expr, channel: Expr) -> list[Expr]:
+        """The m² outputs of one tile and one vector of channels, bias included."""
+        scheme, lanes = self.scheme, self.row.lanes
+        points, stride = scheme.points, self.tiles * self.block
+        columns = []
+        for j in range(points):
+            m = [T.Bind(load(products, start + (i * points + j) * stride, lanes)) for i in range(points)]
+            columns.append([T.Bind(value) for value in scheme.inverse(m)])
+        bias = self.epilogue.start(channel, lanes)
+        outputs = []
+        for i in range(scheme.size):
+            for value in scheme.inverse([columns[j][i] for j in range(points)]):
+                if scheme.odd_inverse != 1:
+                    value = value * const(scheme.odd_inverse, "int32", lanes)
+                outputs.append(T.Bind((value >> const(scheme.shift, "int32", lanes)) + bias))
+        return outputs

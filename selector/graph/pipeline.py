@@ -14,7 +14,10 @@ from tvm.relax.backend.cpu_generic import pipeline as cpu_generic
 
 from selector import policy as policies
 from selector.graph import fuse, legalize, op
+from selector.graph.canonical import canonicalize
+from selector.graph.integer import keep_integer
 from selector.graph.ir import dtype_of, static_shape
+from selector.graph.layout import to_channels_last
 from selector.graph.legalize import Session, TensorSpec
 from selector.policy import Policy
 from selector.target import TargetLike, host_cores, profile, resolve
@@ -52,8 +55,10 @@ def session_pipeline(target: tvm.target.Target, session: Session) -> Any:
 
 
 def quantized(mod: tvm.IRModule, session: Session) -> tvm.IRModule:
-    """Graph-level part: QDQ fusion, then a decision for every layer."""
-    mod, layers = fuse.fuse(mod)
+    """Graph-level part: QDQ fusion, 8-bit data and NHWC around it, and a decision for every layer."""
+    mod, layers = fuse.fuse(canonicalize(mod))
+    mod = relax.transform.CanonicalizeBindings()(keep_integer(mod))
+    mod = to_channels_last(mod)
     session.plan(mod, layers)
     return mod
 

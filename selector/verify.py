@@ -34,7 +34,7 @@ class Difference:
     largest: float  # in the output's own unit
     tolerance: float  # in the same unit
     step: float | None  # of the output's quantization, in the same unit; None: the output is not dequantized
-    top1_agrees: float | None  # share of inputs with the same largest element; None: not a vector of scores
+    top1_agrees: float | None  # share of inputs with the same best score, ties within a step; None: no scores
 
     @property
     def steps(self) -> float | None:
@@ -136,7 +136,7 @@ def _difference(
     largest = max(float(np.abs(mine - theirs).max(initial=0.0)) for mine, theirs in wide)
     magnitude = max(float(np.abs(theirs).max(initial=0.0)) for _, theirs in wide)
     is_scores = wide[0][1].ndim == 2 and wide[0][1].shape[1] > 1
-    top1 = [np.mean(mine.argmax(1) == theirs.argmax(1)) for mine, theirs in wide] if is_scores else []
+    top1 = [_same_best(mine, theirs, step or 0.0) for mine, theirs in wide] if is_scores else []
     return Difference(
         output=output,
         reference=reference,
@@ -145,3 +145,9 @@ def _difference(
         step=step,
         top1_agrees=float(np.mean(top1)) if is_scores else None,
     )
+
+
+def _same_best(mine: np.ndarray, theirs: np.ndarray, step: float) -> float:
+    """Share of rows whose best element in ``mine`` is, in ``theirs``, at most a step below the best."""
+    chosen = np.take_along_axis(theirs, mine.argmax(1)[:, None], axis=1)[:, 0]
+    return float(np.mean(chosen >= theirs.max(1) - 1.001 * step))

@@ -73,7 +73,17 @@ def test_nan_does_not_pass() -> None:
 
 def test_top1() -> None:
     turned = outputs(0.0)
-    turned[0] = turned[0][:, ::-1]
-    first, *_ = verify.verify(network(), lambda _: turned, {"peer": lambda _: outputs(0.0)})
+    turned[0] = 3 * turned[0][:, ::-1]
+    theirs = outputs(0.0)
+    theirs[0] = 3 * theirs[0]
+    first, *_ = verify.verify(network(), lambda _: turned, {"peer": lambda _: theirs})
     assert first.top1_agrees == 0.0
-    assert first.to_dict()["steps"] == 2.0
+    assert first.to_dict()["steps"] == 6.0
+
+
+def test_top1_ties_within_a_step_agree() -> None:
+    nearly = outputs(0.0)
+    nearly[0][:, 0] += 1.5  # now the best; half a step behind in what it is compared with
+    theirs = outputs(0.0)
+    theirs[0][:, 1] -= 0.5
+    assert verify.verify(network(), lambda _: nearly, {"peer": lambda _: theirs})[0].top1_agrees == 1.0

@@ -63,10 +63,10 @@ def compile_network(
         if verify:
             update(description="verifying")
             differences = _verify(model, module, lambda feed: compiled.run(*feed), resolved, count)
-        failed = [row for row in differences if not row.passed]
-        saved = None if failed else output
-        if saved:
-            update(description=f"writing {saved.name}")
+    failed = [row for row in differences if not row.passed]
+    saved = None if failed else output
+    if saved:
+        with common.without_scope_warnings():
             compiled.save(saved)
     summary: dict[str, Any] = {
         "model": str(model),

@@ -24,7 +24,8 @@ Inputs = Annotated[
     typer.Option("--input", "-i", help="A .npy file per input, in model order.", show_default="seeded random input"),
 ]
 RunThreads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="Threads to run on.", show_default="those it was compiled for")
+    int | None,
+    typer.Option("--threads", min=1, help="Threads to run on at most.", show_default="those it was compiled for"),
 ]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="A .npy file for the output; a folder where there are several.")
@@ -47,7 +48,8 @@ def run(
     import selector
     from selector.verify import random_inputs
 
-    compiled = selector.load_compiled(library)
+    with common.without_scope_warnings():
+        compiled = selector.load_compiled(library)
     compiled.threads = common.set_threads(threads or compiled.threads)
     feed = _checked(arrays, compiled.inputs, inputs or []) if arrays else random_inputs(compiled.inputs, seed)
     results = compiled.run(*feed)

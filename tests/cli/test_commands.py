@@ -73,12 +73,14 @@ def test_compile_verify_save_run(selector_command: Run, block: Path, tmp_path: P
 
 def test_run_on_random_input(selector_command: Run, network: Path, tmp_path: Path) -> None:
     library = tmp_path / "net.so"
-    assert selector_command("compile", network, "-o", library).code == 0
+    compiled = selector_command("compile", network, "-o", library)
+    assert (compiled.code, compiled.err) == (0, "")
     first = selector_command("run", library, "--json").json()
     assert first["random_input"] is True
     assert selector_command("run", library, "--json").json()["outputs"] == first["outputs"]
     assert selector_command("run", library, "--seed", 1, "--json").json()["outputs"] != first["outputs"]
     shown = selector_command("run", library, "-o", tmp_path / "out")
+    assert shown.err == ""
     assert "largest: [" in shown.out
     assert (tmp_path / "out" / "output_0.npy").exists()
     wrong = tmp_path / "wrong.npy"

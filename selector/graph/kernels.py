@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from tvm import tirx
 
+from selector.graph.schedule import SCHEDULED
+
 Shape = Sequence[int]
 
 
@@ -22,4 +24,5 @@ def shaped(func: tirx.PrimFunc, shapes: Sequence[Shape | None]) -> tirx.PrimFunc
         params.append(tirx.decl_buffer(shape, buffer.dtype, buffer.name))
         views.append(tirx.DeclBuffer(buffer, data=params[-1].data))
     body = tirx.SeqStmt([*views, func.body]) if views else func.body
-    return tirx.PrimFunc(params, body, func.ret_type, func.attrs).without_attr("global_symbol")
+    out = tirx.PrimFunc(params, body, func.ret_type, func.attrs).without_attr("global_symbol")
+    return out.with_attr(SCHEDULED, True)

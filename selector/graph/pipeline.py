@@ -19,6 +19,7 @@ from selector.graph.integer import keep_integer
 from selector.graph.ir import dtype_of, static_shape
 from selector.graph.layout import to_channels_last
 from selector.graph.legalize import Session, TensorSpec
+from selector.graph.schedule import schedule
 from selector.policy import Policy
 from selector.target import TargetLike, host_cores, profile, resolve
 
@@ -47,6 +48,7 @@ def session_pipeline(target: tvm.target.Target, session: Session) -> Any:
             mod = quantized(mod, session)
             mod = tvm.transform.Sequential(cpu_generic.library_dispatch_passes(target))(mod)
             mod = tvm.transform.Sequential(cpu_generic.legalize_passes(target))(mod)
+            mod = schedule(mod, session.threads)
             mod = with_metadata(mod, session)
             mod = tvm.transform.Sequential(cpu_generic.dataflow_lower_passes(target))(mod)
             return tvm.transform.Sequential(cpu_generic.finalize_passes(target))(mod)

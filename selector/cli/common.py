@@ -135,7 +135,7 @@ def print_json(value: dict[str, Any]) -> None:
 
 def console() -> Console:
     """Standard output for people: as wide as the terminal, PIPE_WIDTH columns where it is none."""
-    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 @contextmanager

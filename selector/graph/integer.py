@@ -29,6 +29,7 @@ from selector.graph.ir import (
     scalar,
     used_vars,
 )
+from selector.graph.kernels import Params
 
 _8BIT = ("uint8", "int8")
 # operators that commute with a positive scale and an offset, their data being the first operand
@@ -38,17 +39,9 @@ _MOVING = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Params:
-    """Parameters of a per-tensor quantization."""
-
-    scale: float  # a float32
-    zero_point: int
-    dtype: str
-
-    def operands(self) -> tuple[Expr, Expr]:
-        """Scale and zero point as ``relax.quantize`` takes them."""
-        return relax.const(np.float32(self.scale)), relax.const(np.asarray(self.zero_point, self.dtype))
+def operands(params: Params) -> tuple[Expr, Expr]:
+    """Scale and zero point as ``relax.quantize`` and ``relax.dequantize`` take them."""
+    return relax.const(np.float32(params.scale)), relax.const(np.asarray(params.zero_point, params.dtype))
 
 
 @dataclass(frozen=True)
@@ -60,7 +53,7 @@ class Quantized:
 
     def dequantized(self) -> Expr:
         """The float32 tensor."""
-        return relax.op.dequantize(self.value, *self.params.operands())
+        return relax.op.dequantize(self.value, *operands(self.params))
 
 
 def params_of(call: Expr, dtype: str | None) -> Params | None:
@@ -128,9 +121,9 @@ class _Block:
         if source is not None and source.params == params:
             return source.value
         if source is None:
-            return self.out.emit(relax.op.quantize(self._used(expr), *params.operands(), out_dtype=params.dtype))
+            return self.out.emit(relax.op.quantize(self._used(expr), *operands(params), out_dtype=params.dtype))
         wide = self.out.emit(source.dequantized())
-        return self.out.emit(relax.op.quantize(wide, *params.operands(), out_dtype=params.dtype))
+        return self.out.emit(relax.op.quantize(wide, *operands(params), out_dtype=params.dtype))
 
     def _used(self, expr: Expr) -> Expr:
         return self.float_value(expr) if isinstance(expr, tvm.ir.Var) else expr

@@ -17,9 +17,9 @@ import tvm
 from tvm import relax
 
 from selector import lowering, policy
-from selector.graph import op
+from selector.graph import fused, op
 from selector.graph.fuse import Layer
-from selector.graph.ir import Expr, op_name, static_shape
+from selector.graph.ir import Expr, dtype_of, op_name, static_shape
 from selector.graph.kernels import shaped
 from selector.policy import Decision, Policy
 from selector.target import TargetProfile, profile
@@ -144,6 +144,24 @@ def legalize(bb: Any, call: Expr) -> Expr:
     if layout != _NHWC:
         return relax.op.permute_dims(bb.emit(out), [_NHWC.index(axis) for axis in layout])
     return out
+
+
+def legalize_kernel(bb: Any, call: Expr) -> Expr:
+    """``FLegalize`` of the operators in ``fused``."""
+    session = _active.get()
+    func = fused.kernel_of(call, 1 if session is None else session.threads)
+    shape = static_shape(call)
+    func = shaped(func, [*[static_shape(arg) for arg in call.args], shape])
+    gvar = bb.add_func(func, (op_name(call) or "").removeprefix("relax.").replace(".", "_"))
+    return relax.op.call_tir(gvar, list(call.args), relax.TensorType(shape, dtype_of(call)))
+
+
+def register() -> None:
+    """Make Selector's operators known to TVM."""
+    for name, infer_type in op.INFER_TYPE.items():
+        op.register(name, infer_type, legalize)
+    for name, infer_type in fused.INFER_TYPE.items():
+        op.register(name, infer_type, legalize_kernel)
 
 
 def _describe(call: Expr, threads: int) -> ConvWorkload | str:

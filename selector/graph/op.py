@@ -21,7 +21,6 @@ from selector.workload import ConvConstants, ConvWorkload, Requantize, Unsupport
 
 CONV2D = "relax.qnn.conv2d"
 DENSE = "relax.qnn.dense"
-_NUM_INPUTS = 9
 
 
 @dataclass(frozen=True)
@@ -281,22 +280,16 @@ def _infer_dense(call: Expr, _ctx: Any) -> Any:
     return relax.TensorType([*list(data.shape.values)[:-1], weight[0]], out_dtype)
 
 
-def register(legalize: Callable[[Any, Expr], Expr]) -> None:
-    """Make both operators known to TVM, with ``legalize(block_builder, call)`` as their legalization; once a process."""
-    if CONV2D in _registered:
-        return
-    register_op = tvm.get_global_func("ir.RegisterOp")
-    for name, infer in ((CONV2D, _infer_conv2d), (DENSE, _infer_dense)):
-        try:
-            op = tvm.ir.Op.get(name)
-        except Exception:  # tvm raises an internal error for an unknown name
-            register_op(name, "Quantized convolution or dense layer with constant weights (Selector).")
-            op = tvm.ir.Op.get(name)
-            op.set_num_inputs(_NUM_INPUTS)
-        op.set_attr("FInferType", infer)
+def register(name: str, infer_type: Callable[[Expr, Any], Any], legalize: Callable[[Any, Expr], Expr]) -> None:
+    """Make a pure Relax operator known to TVM; what a name was registered with first, stays."""
+    try:
+        tvm.ir.Op.get(name)
+    except Exception:  # tvm raises an internal error for an unknown name
+        tvm.get_global_func("ir.RegisterOp")(name, "Operator on quantized data (Selector).")
+        op = tvm.ir.Op.get(name)
+        op.set_attr("FInferType", infer_type)
         op.set_attr("FPurity", True)
         op.set_attr("FLegalize", legalize)
-        _registered.add(name)
 
 
-_registered: set[str] = set()
+INFER_TYPE: dict[str, Callable[[Expr, Any], Any]] = {CONV2D: _infer_conv2d, DENSE: _infer_dense}

@@ -13,8 +13,9 @@ from tvm import relax
 from tvm.relax.backend.cpu_generic import pipeline as cpu_generic
 
 from selector import policy as policies
-from selector.graph import fuse, legalize, op
+from selector.graph import fuse, legalize
 from selector.graph.canonical import canonicalize
+from selector.graph.fused import fuse_kernels
 from selector.graph.integer import keep_integer
 from selector.graph.ir import dtype_of, static_shape
 from selector.graph.layout import to_channels_last
@@ -60,7 +61,7 @@ def quantized(mod: tvm.IRModule, session: Session) -> tvm.IRModule:
     """Graph-level part: QDQ fusion, 8-bit data and NHWC around it, and a decision for every layer."""
     mod, layers = fuse.fuse(canonicalize(mod))
     mod = relax.transform.CanonicalizeBindings()(keep_integer(mod))
-    mod = to_channels_last(mod)
+    mod = fuse_kernels(to_channels_last(mod))
     session.plan(mod, layers)
     return mod
 
@@ -91,4 +92,4 @@ def _inputs(mod: tvm.IRModule) -> Iterator[TensorSpec]:
                 yield TensorSpec(param.name, static_shape(param) or (), dtype_of(param) or "unknown")
 
 
-op.register(legalize.legalize)
+legalize.register()

@@ -13,7 +13,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir.dlight.analysis import normalize_prim_func
 
 SCHEDULED = "tirx.is_scheduled"  # attribute of functions that must stay as they are
-_PARALLEL_ELEMENTS = 1 << 14  # starting the threads costs some microseconds; below this many elements it does not pay
+PARALLEL_ELEMENTS = 1 << 14  # starting the threads costs some microseconds; below this many elements it does not pay
 
 
 def schedule(mod: tvm.IRModule, threads: int) -> tvm.IRModule:
@@ -51,6 +51,6 @@ def _spread(sch: Any, block: Any) -> None:
     kind = block.dom_kind()
     spatial = len(kind) - len(kind.lstrip("S"))
     size = math.prod(int(extent) for extent in block.dom())
-    if size < _PARALLEL_ELEMENTS or spatial < 2:
+    if size < PARALLEL_ELEMENTS or spatial < 2:
         return
     sch.parallel(sch.fuse(*sch.get_loops(block.block_rv)[: spatial - 1]))

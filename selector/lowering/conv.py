@@ -222,7 +222,10 @@ class _Direct:
     ) -> None:
         row, vectors = self.row, self.tile.vectors
         tile = RegisterTile(row, width, vectors)
-        tile.start([self.epilogue.start(channel + j * row.lanes, row.lanes) for j in range(vectors)])
+        for j in range(vectors):
+            bias = self.epilogue.start(channel + j * row.lanes, row.lanes)
+            for i in range(width):
+                tile[i, j] = bias
         if self.work.out_width == 1:
             start = T.Bind(data_base + self._pixel_offset(first))
             stride = self.row_stride * self.pitch
@@ -246,7 +249,7 @@ class _Direct:
         for i in range(width):
             valid = self.work.group_out_channels if self.work.group_out_channels < self.block else None
             self.epilogue.emit(
-                tile.pixel(i),
+                [tile[i, j] for j in range(vectors)],
                 row.lanes,
                 channel,
                 self.out,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from selector.lowering.dot import Dot
-from selector.lowering.tir import Expr, Registers, T, load
+from selector.lowering.tir import Expr, Registers, T, load, prefetch
 from selector.target import TargetProfile
 
 
@@ -31,17 +31,23 @@ class RegisterTile:
         """Packed weights that one step reads, in elements: [dot group][vector][lane][depth]."""
         return self.vectors * self.row.lanes * self.row.step
 
-    def start(self, values: list[Expr]) -> None:
-        """Set every pixel's accumulators, one value for each vector."""
-        for i in range(self.pixels * self.vectors):
-            self._acc[i] = values[i % self.vectors]
+    def __getitem__(self, position: tuple[int, int]) -> Expr:
+        pixel, vector = position
+        return self._acc[pixel * self.vectors + vector]
 
-    def pixel(self, index: int) -> list[Expr]:
-        """The accumulators of one pixel."""
-        return [self._acc[index * self.vectors + j] for j in range(self.vectors)]
+    def __setitem__(self, position: tuple[int, int], value: Expr) -> None:
+        pixel, vector = position
+        self._acc[pixel * self.vectors + vector] = value
 
-    def step(self, data: Expr, starts: list[Expr], weight: Expr, weight_start: Expr) -> None:
-        """Accumulate ``row.step`` elements of the reduction: each pixel's from its start in ``data``."""
+    def step(self, data: Expr, starts: list[Expr], weight: Expr, weight_start: Expr, ahead: int = 0) -> None:
+        """Accumulate ``row.step`` elements of the reduction: each pixel's from its start in ``data``.
+
+        ``ahead``: how many elements further the weights are that are needed next and shall be in L2 by then; 0: none.
+        """
+        if ahead:
+            line = 64 // (2 if self.row.weight_dtype == "int16" else 1)
+            for offset in range(0, self.step_weights, line):
+                prefetch(weight, weight_start + ahead + offset)
         row = self.row
         packed = row.lanes * row.depth
 
@@ -52,5 +58,4 @@ class RegisterTile:
         for i, start in enumerate(starts):
             x = [T.Bind(row.broadcast(load(data, start + g * row.depth, row.depth))) for g in range(row.groups)]
             for j in range(self.vectors):
-                slot = i * self.vectors + j
-                self._acc[slot] = row.emit(row, self._acc[slot], x, w[j], self._ones)
+                self[i, j] = row.emit(row, self[i, j], x, w[j], self._ones)

@@ -56,6 +56,13 @@ def intrinsic(name: str, dtype: str, *args: Expr) -> Expr:
     return T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id(name), *args, dtype=dtype)
 
 
+def prefetch(buffer: Expr, index: Expr) -> None:
+    """Ask for the cache line of ``buffer[index]`` in L2; reads nothing, so the index may be out of bounds."""
+    read, to_l2, data = T.int32(0), T.int32(2), T.int32(1)
+    name = T.llvm_lookup_intrinsic_id("llvm.prefetch")
+    T.evaluate(T.call_llvm_intrin(name, T.address_of(buffer[index]), read, to_l2, data, dtype="void"))
+
+
 def pick(vectors: list[Expr], lanes: list[int]) -> Expr:
     """Lanes of the concatenated vectors, in the given order (LLVM's shufflevector)."""
     return tirx.Shuffle(vectors, [tirx.IntImm("int32", lane) for lane in lanes])

@@ -9,9 +9,11 @@ by the even part, if ``|y| < 2³¹ / 2^shift``: 2²⁵ for m = 4, 2²⁹ for m =
 The transformed data is at most 100 (m = 4) or 4 (m = 2) times |x - zp| <= 255, the transformed weights at most 49 or 9
 times |w - zp| <= 255: both fit int16.
 
-Steps of a task, a few rows of tiles: copy the band of input with padding (int16, zero point subtracted); transform it
-into ``V[position][tile][channel]``; for each block of output channels multiply every position, ``M = V · U``, and
-transform back with the epilogue fused.  V and M stay in L2.
+Steps of a task, a run of tiles: copy the band of input under them with padding (int16, zero point subtracted);
+transform it into ``V[position][tile][channel]``; for each block of output channels multiply every position,
+``M = V · U``, and transform back with the epilogue fused.  V and M stay in L2; the weights U, transformed at compile
+time, are streamed once a task, each panel prefetched while the one before it is in use.  (Transforming them at run
+time instead was measured to cost more than reading four times the bytes: its stores miss L1.)
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from selector.lowering.operands import Operands
 from selector.lowering.prepare import Band
 from selector.lowering.register_tile import RegisterTile, tile_shapes
 from selector.lowering.requantize import Epilogue
-from selector.lowering.tir import Expr, T, branch, const, function, load, loop, store
+from selector.lowering.tir import Expr, T, const, function, load, loop, store
 from selector.target import TargetProfile
 from selector.workload import ConvConstants, ConvWorkload
 
@@ -37,7 +39,6 @@ class Scheme:
     """F(m×m, 3×3) with integer matrices."""
 
     size: int  # m
-    weight: np.ndarray  # (m+2, 3): G with its fractions removed
     shift: int  # s = odd * 2**shift
     odd_inverse: int  # modulo 2**32, as int32
 
@@ -50,6 +51,14 @@ class Scheme:
     def limit(self) -> int:
         """Exact if |y| is below this."""
         return 1 << (31 - self.shift)
+
+    def weight(self, w: list[Expr]) -> list[Expr]:
+        """G w along one axis, its fractions removed: 3 -> m + 2 points."""
+        even, odd = w[0] + w[2], w[1]
+        if self.size == 2:
+            return [w[0] * 2, even + odd, even - odd, w[2] * 2]
+        outer, inner = w[0] + w[2] * 4, w[1] * 2
+        return [w[0], even + odd, even - odd, outer + inner, outer - inner, w[2]]
 
     def data(self, d: list[Expr]) -> list[Expr]:
         """Bᵀ d along one axis."""
@@ -72,13 +81,8 @@ class Scheme:
         ]
 
 
-F2 = Scheme(2, np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]), shift=2, odd_inverse=1)
-F4 = Scheme(
-    4,
-    np.array([[1, 0, 0], [1, 1, 1], [1, -1, 1], [1, 2, 4], [1, -2, 4], [0, 0, 1]]),
-    shift=6,
-    odd_inverse=0x38E38E39,
-)
+F2 = Scheme(2, shift=2, odd_inverse=1)
+F4 = Scheme(4, shift=6, odd_inverse=0x38E38E39)
 SCHEMES = (F4, F2)
 _MIN_CHANNELS = 8
 
@@ -108,16 +112,14 @@ def output_bound(workload: ConvWorkload, constants: ConvConstants) -> int:
 
 def transform_weights(scheme: Scheme, weight: np.ndarray) -> np.ndarray:
     """(O, 3, 3, C) int16 -> (points², O, C) int16: G w Gᵀ, exact."""
-    g = scheme.weight.astype(np.int64)
-    # Two small matrix products in float64 are exact (|values| < 2**53) and far faster than integer einsum.
-    values = np.tensordot(g.astype(np.float64), weight.astype(np.float64), axes=(1, 1))  # a, O, 3, C
-    values = np.tensordot(g.astype(np.float64), values, axes=(1, 2))  # b, a, O, C
-    values = values.transpose(1, 0, 2, 3).reshape(scheme.points**2, *values.shape[2:])
-    return np.ascontiguousarray(values.astype(np.int16))
+    wide = weight.astype(np.int16)  # every intermediate fits
+    columns = [scheme.weight([wide[:, i, j] for i in range(3)]) for j in range(3)]
+    rows = [scheme.weight([column[i] for column in columns]) for i in range(scheme.points)]
+    return np.stack([value for row in rows for value in row])
 
 
 def cost(scheme: Scheme, workload: ConvWorkload, row: Dot, target: TargetProfile) -> float:
-    """Modelled cycles of one core: products, both transforms, and the weights' way from memory to L2."""
+    """Modelled cycles of one core: products, or the weights' way from memory if longer, and both transforms."""
     tiles = math.ceil(workload.out_height / scheme.size) * math.ceil(workload.out_width / scheme.size)
     positions = scheme.points**2
     depth_steps = workload.in_channels / row.step
@@ -126,16 +128,19 @@ def cost(scheme: Scheme, workload: ConvWorkload, row: Dot, target: TargetProfile
     transforms = tiles * (
         workload.in_channels / (2 * row.lanes) * per_vector[0] + workload.out_channels / row.lanes * per_vector[1]
     )
-    weight_bytes = positions * workload.in_channels * workload.out_channels * 2
-    passes = math.ceil(tiles / _tiles_of_task(scheme, workload, target))
-    from_l3 = weight_bytes * passes / 12 if weight_bytes > target.l2_bytes // 2 else 0.0  # 12 bytes a cycle
-    return workload.batch * (products * 1.15 + transforms / 3 + from_l3)
+    tasks = math.ceil(tiles / _tiles_of_task(scheme, workload, target))
+    stream = tasks * positions * workload.in_channels * workload.out_channels * 2 / 8  # 8 bytes a cycle
+    return workload.batch * (max(products * 1.15, stream) + transforms / 3)
 
 
 def _tiles_of_task(scheme: Scheme, workload: ConvWorkload, target: TargetProfile) -> int:
-    """How many tiles' V and M fit half of L2."""
+    """Tiles of a task: what fits half of L2, in equal shares, at least one share for each thread."""
+    tiles = math.ceil(workload.out_height / scheme.size) * math.ceil(workload.out_width / scheme.size)
     bytes_of_tile = scheme.points**2 * (workload.in_channels * 2 + 64)
-    return max(4, target.l2_bytes // 2 // bytes_of_tile)
+    shares = max(1, math.ceil(tiles * bytes_of_tile / (target.l2_bytes // 2)))
+    if workload.batch % workload.threads:
+        shares = min(tiles, math.ceil(shares / workload.threads) * workload.threads)
+    return math.ceil(tiles / shares)
 
 
 def build(
@@ -169,17 +174,21 @@ class _Winograd:
         self.epilogue = Epilogue.of(workload, constants, operands, target)
         self.tile_rows = math.ceil(workload.out_height / scheme.size)
         self.tile_columns = math.ceil(workload.out_width / scheme.size)
-        fit = _tiles_of_task(scheme, workload, target) // self.tile_columns
-        most = math.ceil(self.tile_rows / workload.threads) if workload.batch == 1 else self.tile_rows
-        rows = max(1, min(fit, most))
-        self.task_rows = math.ceil(self.tile_rows / math.ceil(self.tile_rows / rows))
-        self.tiles = self.task_rows * self.tile_columns
+        self.image_tiles = self.tile_rows * self.tile_columns
+        self.tiles = _tiles_of_task(scheme, workload, target)
         self.pixels, self.vectors = self._tile_shape()
         self.block = self.vectors * row.lanes
         self.steps = math.ceil(workload.in_channels / row.step)
         self.channels = self.steps * row.step  # of V, padded to whole steps
+        # Elements from one position to the next in V and M.
+        self.data_stride = _odd_lines(self.tiles * self.channels, 2)
+        self.product_stride = _odd_lines(self.tiles * self.block, 4)
         self.packed = self._pack(operands.weight)
-        self.band = Band(self._padded(), self.task_rows * scheme.size, "int16", operands.data_offset, 0)
+        self.band = Band(self._padded(), self._band_rows() * scheme.size, "int16", operands.data_offset, 0)
+
+    def _band_rows(self) -> int:
+        """Rows of tiles that a run of tiles may touch."""
+        return min(math.ceil((self.tiles - 1) / self.tile_columns) + 1, self.tile_rows)
 
     def _padded(self) -> ConvWorkload:
         """The workload with padding that makes the outputs whole tiles."""
@@ -211,10 +220,9 @@ class _Winograd:
         """U as [block][position][step][vector][lane][depth]."""
         row, out = self.row, self.work.out_channels
         transformed = transform_weights(self.scheme, weight)
-        channels = max(out, self.block)
-        padded = np.zeros((len(transformed), channels, self.channels), np.int16)
+        padded = np.zeros((len(transformed), max(out, self.block), self.channels), np.int16)
         padded[:, :out, : self.work.in_channels] = transformed
-        starts = [min(start, channels - self.block) for start in range(0, out, self.block)]
+        starts = [min(start, padded.shape[1] - self.block) for start in range(0, out, self.block)]
         stacked = np.stack([padded[:, start : start + self.block] for start in starts])
         shape = (*stacked.shape[:2], self.vectors, row.lanes, self.steps, row.groups, row.depth)
         return np.ascontiguousarray(stacked.reshape(shape).transpose(0, 1, 4, 5, 2, 3, 6)).reshape(-1)
@@ -224,7 +232,7 @@ class _Winograd:
         work = self.work
         return [
             ("data", work.data_bytes(), work.data_dtype),
-            ("weight", self.packed.size, "int16"),
+            ("weight", self.packed.size, str(self.packed.dtype)),
             *self.epilogue.arguments,
             ("out", work.batch * work.out_height * work.out_width * work.out_channels, work.out_dtype),
         ]
@@ -237,28 +245,29 @@ class _Winograd:
         self.epilogue.bind(constants)
         self.weight, self.out = weight, out
         work, scheme = self.work, self.scheme
-        tasks_of_image = math.ceil(self.tile_rows / self.task_rows)
+        tasks_of_image = math.ceil(self.image_tiles / self.tiles)
         positions = scheme.points**2
 
         def task(index: Expr) -> None:
             image = T.Bind(index // tasks_of_image + T.int32(0))
-            first = index % tasks_of_image * self.task_rows
-            first_row = T.Bind(T.min(first, self.tile_rows - self.task_rows) + T.int32(0))
+            start = index % tasks_of_image * self.tiles
+            first = T.Bind(T.min(start, self.image_tiles - self.tiles) + T.int32(0))
+            first_row = T.Bind(T.min(first // self.tile_columns, self.tile_rows - self._band_rows()))
             band = T.alloc_buffer((max(self.band.elements, 512),), "int16")
-            data_tiles = T.alloc_buffer((max(positions * self.tiles * self.channels, 512),), "int16")
-            products = T.alloc_buffer((max(positions * self.tiles * self.block, 256),), "int32")
+            data_tiles = T.alloc_buffer((positions * self.data_stride + 512,), "int16")
+            products = T.alloc_buffer((positions * self.product_stride + 256,), "int32")
             self.band.emit(data, band, image, first_row * scheme.size, self.target.vector_bits // 8)
-            self._transform_data(band, data_tiles)
+            self._transform_data(band, data_tiles, first, first_row)
 
             def block(b: Expr) -> None:
                 loop(positions, lambda p: self._multiply(data_tiles, products, b, p))
-                self._transform_back(products, b, image, first_row)
+                self._transform_back(products, b, image, first)
 
             loop(self.blocks, block)
 
         loop(work.batch * tasks_of_image, task, parallel=work.threads > 1)
 
-    def _transform_data(self, band: Expr, data_tiles: Expr) -> None:
+    def _transform_data(self, band: Expr, data_tiles: Expr, first: Expr, first_row: Expr) -> None:
         """V[position][tile][channel] = Bᵀ d B for every tile, a vector of channels at a time."""
         scheme, channels = self.scheme, self.work.in_channels
         points = scheme.points
@@ -268,7 +277,8 @@ class _Winograd:
         pieces = math.ceil(channels / lanes)
 
         def tile(index: Expr) -> None:
-            row, column = index // self.tile_columns, index % self.tile_columns
+            row = (first + index) // self.tile_columns - first_row
+            column = (first + index) % self.tile_columns
             corner = row * (scheme.size * self.band.pitch) + column * (scheme.size * channels)
 
             def piece(c: Expr) -> None:
@@ -281,13 +291,13 @@ class _Winograd:
                 target = T.Bind(index * self.channels + channel)
                 for i in range(points):
                     for j, value in enumerate(scheme.data([columns[j][i] for j in range(points)])):
-                        position = (i * points + j) * (self.tiles * self.channels)
+                        position = (i * points + j) * self.data_stride
                         store(data_tiles, target + position, value, lanes)
 
             loop(pieces, piece)
             if self.channels > channels:  # the padding of the last step meets zero weights, but must be there
                 for position in range(points**2):
-                    end = position * (self.tiles * self.channels) + index * self.channels + channels
+                    end = position * self.data_stride + index * self.channels + channels
                     for extra in range(self.channels - channels):
                         store(data_tiles, end + extra, T.int16(0), 1)
 
@@ -300,70 +310,60 @@ class _Winograd:
         size, larger = divmod(self.tiles, count)
         panel = self.steps * self.block * row.step
         weights = T.Bind((block * self.scheme.points**2 + position) * panel + T.int32(0))
-        source = T.Bind(position * (self.tiles * self.channels) + T.int32(0))
+        source = T.Bind(position * self.data_stride + T.int32(0))
 
         def some(first: Expr, width: int) -> None:
             tile = RegisterTile(row, width, self.vectors)
-            tile.start([const(0, "int32", row.lanes)] * self.vectors)
             base = T.Bind(source + first * self.channels)
+            target = T.Bind(position * self.product_stride + first * self.block)
+            slots = [(i, j) for i in range(width) for j in range(self.vectors)]
+            for slot in slots:
+                tile[slot] = const(0, "int32", row.lanes)
 
             def step(k: Expr) -> None:
                 starts = [base + i * self.channels + k * row.step for i in range(width)]
-                tile.step(data_tiles, starts, self.weight, weights + k * tile.step_weights)
+                tile.step(data_tiles, starts, self.weight, weights + k * tile.step_weights, ahead=panel)
 
             loop(self.steps, step)
-            for i in range(width):
-                for j, value in enumerate(tile.pixel(i)):
-                    at = (position * self.tiles + first + i) * self.block + j * row.lanes
-                    store(products, at, value, row.lanes)
+            for i, j in slots:
+                store(products, target + i * self.block + j * row.lanes, tile[i, j], row.lanes)
 
         loop(larger, lambda t: some(t * (size + 1), size + 1))
         loop(count - larger, lambda t: some(larger * (size + 1) + t * size, size))
 
-    def _transform_back(self, products: Expr, block: Expr, image: Expr, first_row: Expr) -> None:
+    def _transform_back(self, products: Expr, block: Expr, image: Expr, first: Expr) -> None:
         """Outputs of a block of channels: s·y, the exact division by s, and the epilogue."""
         work, scheme, lanes = self.work, self.scheme, self.row.lanes
         valid = work.out_channels if work.out_channels < self.block else None
         channel = T.Bind(T.min(block * self.block + T.int32(0), max(work.out_channels - self.block, 0)))
+        outputs = T.alloc_buffer((scheme.size**2 * self.block,), "int32")
 
         def tile(index: Expr) -> None:
-            row = T.Bind((first_row + index // self.tile_columns) * scheme.size)
-            column = T.Bind(index % self.tile_columns * scheme.size + T.int32(0))
-            vectors = [
-                self._inverse(products, T.Bind(index * self.block + j * lanes), channel + j * lanes)
-                for j in range(self.vectors)
-            ]
-            for i in range(scheme.size):
-                for j in range(scheme.size):
-                    pixel = (image * work.out_height + row + i) * work.out_width + column + j
+            row = T.Bind((first + index) // self.tile_columns * scheme.size)
+            column = T.Bind((first + index) % self.tile_columns * scheme.size)
+            for j in range(self.vectors):
+                values = self._inverse(products, T.Bind(index * self.block + j * lanes), channel + j * lanes)
+                for pixel, value in enumerate(values):
+                    store(outputs, pixel * self.block + j * lanes, value, lanes)
 
-                    def put(i: int = i, j: int = j, pixel: Expr = pixel) -> None:
-                        values = [vector[i * scheme.size + j] for vector in vectors]
-                        index = pixel * work.out_channels + channel
-                        self.epilogue.emit(values, lanes, channel, self.out, index, valid=valid)
+            def put(i: Expr, j: Expr) -> None:
+                at = (i * scheme.size + j) * self.block
+                values = [load(outputs, at + v * lanes, lanes) for v in range(self.vectors)]
+                pixel = (image * work.out_height + row + i) * work.out_width + column + j
+                index = T.Bind(pixel * work.out_channels + channel)
+                self.epilogue.emit(values, lanes, channel, self.out, index, valid=valid)
 
-                    self._inside(row + i, column + j, put)
+            # Tiles at the lower and right edges may reach over.
+            with T.serial(T.min(work.out_height - row, scheme.size)) as i:
+                with T.serial(T.min(work.out_width - column, scheme.size)) as j:
+                    put(i, j)
 
         loop(self.tiles, tile)
-
-    def _inside(self, row: Expr, column: Expr, put) -> None:  # type: ignore[no-untyped-def]
-        """Run ``put`` for outputs that exist; tiles at the right and lower edges may reach over."""
-        work, size = self.work, self.scheme.size
-        checks = []
-        if work.out_height % size:
-            checks.append(row < work.out_height)
-        if work.out_width % size:
-            checks.append(column < work.out_width)
-        if not checks:
-            put()
-            return
-        with branch(T.And(*checks) if len(checks) == 2 else checks[0]):
-            put()
 
     def _inverse(self, products: Expr, start: Expr, channel: Expr) -> list[Expr]:
         """The m² outputs of one tile and one vector of channels, bias included."""
         scheme, lanes = self.scheme, self.row.lanes
-        points, stride = scheme.points, self.tiles * self.block
+        points, stride = scheme.points, self.product_stride
         columns = []
         for j in range(points):
             m = [T.Bind(load(products, start + (i * points + j) * stride, lanes)) for i in range(points)]
@@ -376,3 +376,9 @@ class _Winograd:
                     value = value * const(scheme.odd_inverse, "int32", lanes)
                 outputs.append(T.Bind((value >> const(scheme.shift, "int32", lanes)) + bias))
         return outputs
+
+
+def _odd_lines(elements: int, size: int) -> int:
+    """At least ``elements``, as an odd number of 64-byte lines: a stride whose multiples use all sets of a cache."""
+    lines = math.ceil(elements * size / 64)
+    return (lines | 1) * 64 // size

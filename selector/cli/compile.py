@@ -98,16 +98,16 @@ def require_writable(output: Path) -> None:
         raise common.BadInput(f"{output} is a folder; --output names the library to write")
     if output.suffix != ".so":
         raise common.BadInput(f"the output {output} must end in .so")
-    if not any(shutil.which(name) for name in LINKERS):
-        raise common.BadInput(
-            f"writing a library needs a C++ compiler to link it: none of {', '.join(LINKERS)} is here"
-        )
     probe = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
         raise common.BadInput(f"cannot write {output}: {error.strerror}") from None
+    if not any(shutil.which(name) for name in LINKERS):
+        raise common.BadInput(
+            f"writing a library needs a C++ compiler to link it: none of {', '.join(LINKERS)} is here"
+        )
 
 
 def _verify(path: Path, module: tvm.IRModule, compiled: Runner, target: TargetLike, threads: int) -> list[Difference]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,14 @@ import onnx
 import pytest
 
 import selector
+from selector.cli.compile import LINKERS
 from tests.cli.conftest import Run
 from tests.cli.test_bad_input import float_conv
 from tests.models import qdq_block_model
+
+needs_linker = pytest.mark.skipif(
+    not any(shutil.which(name) for name in LINKERS), reason="no C++ compiler here to link a library"
+)
 
 
 @pytest.fixture
@@ -52,6 +58,7 @@ def test_explain_for_a_foreign_target(selector_command: Run, network: Path) -> N
     assert answer["layers"][0]["reason"] == "ARM, NHWC and not depthwise"
 
 
+@needs_linker
 def test_compile_verify_save_run(selector_command: Run, block: Path, tmp_path: Path) -> None:
     library, values, result = tmp_path / "net.so", tmp_path / "x.npy", tmp_path / "y.npy"
     answer = selector_command("compile", block, "-o", library, "--verify", "--threads", 1, "--json").json()
@@ -71,6 +78,7 @@ def test_compile_verify_save_run(selector_command: Run, block: Path, tmp_path: P
     assert answer["outputs"][0]["top"][0] == int(np.load(result).argmax())
 
 
+@needs_linker
 def test_run_on_random_input(selector_command: Run, network: Path, tmp_path: Path) -> None:
     library = tmp_path / "net.so"
     compiled = selector_command("compile", network, "-o", library)
@@ -114,6 +122,14 @@ def test_bench(selector_command: Run, network: Path) -> None:
     assert "selector int16" in table.out
 
 
+def test_without_a_linker(selector_command: Run, network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(network.parent))
+    outcome = selector_command("compile", network, "-o", network.with_name("net.so"))
+    outcome.assert_bad_input("needs a C++ compiler")
+    assert selector_command("compile", network).code == 0
+
+
+@needs_linker
 def test_failed_work_exits_1_and_leaves_nothing(
     selector_command: Run, network: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +149,7 @@ def test_failed_work_exits_1_and_leaves_nothing(
     assert kept.read_bytes() == b"an earlier library"
 
 
+@needs_linker
 def test_failed_verification_exits_1(selector_command: Run, network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from selector.graph.compile import CompiledModel
 

@@ -30,8 +30,8 @@ NAME = "direct"
 MAX_DOT_GROUPS = 2
 
 
-def reduction_order(weight: np.ndarray, workload: ConvWorkload, row: Dot) -> np.ndarray:
-    """Weights (O, KH, KW, C/groups) as (O, runs, length), in the order in which ``row`` would read them."""
+def reduction_order(weight: np.ndarray, workload: ConvWorkload, depth: int) -> np.ndarray:
+    """Weights (O, KH, KW, C/groups) as (O, runs, length), in the order in which dots of any ``depth`` read them."""
     return reduction_runs(weight, merged=_merges(workload))
 
 

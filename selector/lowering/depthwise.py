@@ -34,9 +34,9 @@ def takes(workload: ConvWorkload) -> bool:
     return workload.kind == "depthwise" and workload.out_channels >= _MIN_CHANNELS
 
 
-def reduction_order(weight: np.ndarray, workload: ConvWorkload, row: Dot) -> np.ndarray:
-    """Weights (O, KH, KW, 1) as (O, dots, depth), in the order in which ``row`` would read them."""
-    return pack(weight, workload, row.depth).reshape(len(weight), -1, row.depth)
+def reduction_order(weight: np.ndarray, workload: ConvWorkload, depth: int) -> np.ndarray:
+    """Weights (O, KH, KW, 1) as (O, dots, depth), in the order in which dots of ``depth`` read them."""
+    return pack(weight, workload, depth).reshape(len(weight), -1, depth)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from selector.lowering import conv, depthwise, dot
 from selector.lowering.kernel import Kernel
-from selector.lowering.operands import Operands, byte_weight_offset, make_operands, weight_bounds
+from selector.lowering.operands import Operands, WeightBounds, byte_weight_offset, make_operands, weight_bounds
 from selector.target import TargetProfile
 from selector.workload import ConvConstants, ConvWorkload
 
@@ -17,11 +19,12 @@ def build(name: str, workload: ConvWorkload, constants: ConvConstants, target: T
     signed = constants.weight.astype(np.int64) - weight_offset.reshape(-1, 1, 1, 1)
     template = depthwise if depthwise.takes(workload) else conv
 
-    def exact(row: dot.Dot) -> bool:
-        return row.safe(weight_bounds(template.reduction_order(signed, workload, row)))
+    @functools.cache
+    def bounds(depth: int) -> WeightBounds:
+        return weight_bounds(template.reduction_order(signed, workload, depth))
 
     rows = (row for row in dot.candidates(target, "int8") if row.groups <= template.MAX_DOT_GROUPS)
-    row = next(filter(exact, rows))
+    row = next(row for row in rows if row.safe(bounds(row.depth)))
     operands = _operands(workload, constants, row, weight_offset)
     return template.build(f"{name}__{template.NAME}_{row.name}", workload, constants, operands, row, target)
 

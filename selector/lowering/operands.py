@@ -104,11 +104,12 @@ def weight_bounds(runs: np.ndarray) -> WeightBounds:
     ``pmaddubsw`` adds the products of two neighbours in int16: with data 0..255 the sum stays within
     ``255 * max(sum of positive weights, -sum of negative weights)`` of the pair, which fits if that sum is at most 128.
     """
-    padded = np.pad(runs.astype(np.int64), ((0, 0), (0, 0), (0, -runs.shape[2] % 8)))
+    padded = np.pad(runs.astype(np.int16), ((0, 0), (0, 0), (0, -runs.shape[2] % 8)))
     grouped = padded.reshape(*padded.shape[:2], -1, 2, 2, 2)  # two vectors of two pairs of two
-    one_signed = [np.maximum(sign * grouped, 0).sum(axis=-1) for sign in (1, -1)]
-    pair = max(int(part.max()) for part in one_signed)
-    quad = max(int(part.sum(axis=-2).max()) for part in one_signed)
+    one_signed = [np.maximum(sign * grouped, 0) for sign in (1, -1)]
+    pairs = [part[..., 0] + part[..., 1] for part in one_signed]
+    pair = max(int(part.max()) for part in pairs)
+    quad = max(int((part[..., 0, :] + part[..., 1, :]).max()) for part in pairs)
     return WeightBounds(weight=int(np.abs(padded).max()), pair=pair, quad=quad)
 
 

@@ -112,6 +112,6 @@ def function(
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             T.func_name(name)
-            T.func_attr({"global_symbol": name, "tirx.noalias": noalias})
+            T.func_attr({"global_symbol": name, "tirx.noalias": noalias, "selector.kernel": True})
             body(*[T.arg(arg, T.buffer((elements,), dtype)) for arg, elements, dtype in arguments])
     return builder.get()

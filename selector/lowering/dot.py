@@ -212,7 +212,7 @@ def candidates(target: TargetProfile, lowering: Literal["int8", "int16"]) -> lis
         if row.lowering == lowering
         and row.arch in (None, target.arch)
         and target.has(*row.features)
-        and row.lanes * 32 <= max(target.vector_bits, 128)
+        and (row.arch is None or row.lanes * 32 <= target.vector_bits)
     ]
     specific = [row for row in rows if row.arch is not None]
     return sorted(specific, key=Dot.rate, reverse=True) or rows

@@ -234,13 +234,16 @@ def qdq_dense_model(
 
 
 def qdq_block_model(*, dtype: str = "uint8", weight_dtype: str = "int8", seed: int = 0) -> onnx.ModelProto:
-    """A small network with every pattern at once: residual add, concat, pools, channel shuffle, dense; float in and out."""
+    """A small network with every pattern: residual add, concat, pools, channel shuffle, dense; float in and out."""
     b = GraphBuilder(seed)
     zero = 120 if dtype == "uint8" else -8
     low = 0 if dtype == "uint8" else -128
+    weight_zero = 0 if weight_dtype == "int8" else 128
 
-    def conv(x: str, cin: int, cout: int, k: int, name: str, *, groups: int = 1, stride: int = 1, s: float = 0.05) -> str:
-        w = b.weight((cout, cin // groups, k, k), dtype=weight_dtype, scale=0.004, zero_point=0 if weight_dtype == "int8" else 128)
+    def conv(
+        x: str, cin: int, cout: int, k: int, name: str, *, groups: int = 1, stride: int = 1, s: float = 0.05
+    ) -> str:
+        w = b.weight((cout, cin // groups, k, k), dtype=weight_dtype, scale=0.004, zero_point=weight_zero)
         bias = b.int32_bias(cout, np.float32(0.05) * np.float32(0.004))
         y = b.node("Conv", [x, w, bias], name=name, pads=[k // 2] * 4, strides=[stride] * 2, group=groups)
         return b.qdq(y, s, zero, dtype)
@@ -264,7 +267,7 @@ def qdq_block_model(*, dtype: str = "uint8", weight_dtype: str = "int8", seed: i
     x = b.qdq(b.node("AveragePool", [x], kernel_shape=[2, 2], strides=[2, 2]), 0.05, zero, dtype)
     x = b.qdq(b.node("GlobalAveragePool", [x]), 0.02, zero, dtype)
     x = b.qdq(b.node("Flatten", [x], axis=1), 0.02, zero, dtype)
-    w = b.weight((10, 16), dtype=weight_dtype, scale=0.004, zero_point=0 if weight_dtype == "int8" else 128)
+    w = b.weight((10, 16), dtype=weight_dtype, scale=0.004, zero_point=weight_zero)
     x = b.node("Gemm", [x, w, b.int32_bias(10, np.float32(0.02) * np.float32(0.004))], name="fc", transB=1)
     return b.model({b.qdq(x, 0.03, zero, dtype): "float32"})
 

@@ -1,0 +1,1 @@
+"""From a QDQ network to an executable: frontends, fusion, layout, the legalize hook, compilation."""

@@ -73,7 +73,7 @@ def compile(  # noqa: A001 - the name users look for, always called as selector.
     policy: str | Policy | None = None,
     threads: int | None = None,
 ) -> CompiledModel:
-    """Compile a model, or whatever ``load`` takes, with the lowering of every quantized convolution chosen by ``policy``.
+    """Compile a model, or whatever ``load`` takes; ``policy`` chooses the lowering of every quantized convolution.
 
     ``threads``: CPU threads that the network runs on; None: all cores.
     Raises ModelError, UnknownTarget, UnknownPolicy, and ValueError for a number of threads that is not positive.
@@ -82,7 +82,8 @@ def compile(  # noqa: A001 - the name users look for, always called as selector.
     resolved = resolve(target)
     session = _session(resolved, policy, threads)
     _start_pool()
-    executable = tvm.compile(module, target=resolved, relax_pipeline=session_pipeline(resolved, session))
+    passes = session_pipeline(resolved, session)
+    executable = tvm.compile(module, target=resolved, relax_pipeline=passes, tir_pipeline=kernel_pipeline.NAME)
     return CompiledModel(executable, session.decisions, session.threads, session.inputs)
 
 

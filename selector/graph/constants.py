@@ -89,5 +89,3 @@ def _rearrange(call: Expr, array: np.ndarray) -> np.ndarray:
     shape = static_shape(call)
     assert shape is not None, f"{call} rearranges a constant"
     return array.reshape(shape)
-
-

@@ -68,9 +68,10 @@ def _parse_onnx(data: bytes, where: str) -> onnx.ModelProto:
     try:
         model = onnx.load_model_from_string(data)
     except DecodeError as error:
-        raise ModelError(f"{where} is not an ONNX model, or is truncated: its {len(data)} bytes do not parse") from error
+        message = f"{where} is not an ONNX model or is truncated: its {len(data)} bytes do not parse"
+        raise ModelError(message) from error
     if not model.HasField("graph") or not model.opset_import:
-        raise ModelError(f"{where} is not an ONNX model, or is truncated: it has no graph or no operator set")
+        raise ModelError(f"{where} is not an ONNX model or is truncated: it has no graph or no operator set")
     return model
 
 
@@ -132,13 +133,15 @@ def _check_shapes(model: onnx.ModelProto, where: str) -> None:
         for index, dim in enumerate(info.type.tensor_type.shape.dim):
             if not dim.HasField("dim_value") or dim.dim_value < 0:
                 name = dim.dim_param or "?"
-                how = f"--dim_param {name} --dim_value 1" if dim.dim_param else f"--input_name {info.name} --input_shape ..."
+                how = f"--input_name {info.name} --input_shape <numbers>"
+                if dim.dim_param:
+                    how = f"--dim_param {name} --dim_value 1"
                 raise ModelError(
                     f"{where}: dimension {index} of input '{info.name}' is dynamic ('{name}'); Selector compiles for "
                     f"fixed shapes, fix it with: {_FIX_SHAPE} {how} in.onnx out.onnx"
                 )
             if dim.dim_value == 0:
-                raise ModelError(f"{where}: dimension {index} of input '{info.name}' is zero, there is nothing to compute")
+                raise ModelError(f"{where}: dimension {index} of input '{info.name}' is zero: nothing to compute")
 
 
 def _onnx_names(model: onnx.ModelProto) -> list[str]:

@@ -20,7 +20,19 @@ from tvm import relax
 
 from selector.graph import op
 from selector.graph.constants import QuantTensor, fold, prim_value, quant_tensor
-from selector.graph.ir import Bindings, Emitter, Expr, Graph, Var, dtype_of, ints, op_name, rewrite, scalar, static_shape
+from selector.graph.ir import (
+    Bindings,
+    Emitter,
+    Expr,
+    Graph,
+    Var,
+    dtype_of,
+    ints,
+    op_name,
+    rewrite,
+    scalar,
+    static_shape,
+)
 
 LAYER_NAMES = "selector.layer_names"  # function attribute: names of the anchors, in graph order
 QUANTIZED = ("uint8", "int8")

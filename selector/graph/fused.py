@@ -86,7 +86,7 @@ def _concat(graph: Graph, var: Var, call: Expr) -> Found:
     if shape is None or int(call.attrs.axis) % len(shape) != len(shape) - 1:
         return None
     sources = [_requantized(graph, part) for part in call.args[0].fields]
-    targets = {target for _, source, target in sources if source is not None}
+    targets = {target for _, _, target in sources if target is not None}
     if len(targets) > 1:
         return None
     out = targets.pop() if targets else Params(1.0, 0, str(dtype_of(call)))
@@ -120,10 +120,8 @@ def _requantized(graph: Graph, expr: Expr) -> tuple[Expr, Params | None, Params 
     return (expr, None, None) if source is None else (*source, target)
 
 
-def _shuffled(
-    graph: Graph, var: Var, shape: tuple[int, ...], parts: Sequence[tuple[int, ...] | None]
-) -> Var | None:
-    """The result of a channel shuffle of ``var`` into as many groups as it has parts of equal width, if only that uses it."""
+def _shuffled(graph: Graph, var: Var, shape: tuple[int, ...], parts: Sequence[tuple[int, ...] | None]) -> Var | None:
+    """Result of a channel shuffle, if that alone uses ``var`` and has one group for each of its equal parts."""
     groups = len(parts)
     if len(set(parts)) != 1 or groups < 2:
         return None
@@ -155,7 +153,7 @@ def _average(call: Expr, shape: tuple[int, ...] | None) -> Pool | None:
         if str(attrs.layout) != "NHWC" or ints(attrs.dilation) != (1, 1) or attrs.ceil_mode:
             return None
         return _windows("avg", shape, static_shape(call), attrs)
-    return Pool("avg", shape, (1, 1), (shape[1], shape[2]), (1, 1), (0, 0))  # type: ignore[arg-type]
+    return Pool("avg", shape, (1, 1), (shape[1], shape[2]), (1, 1), (0, 0))
 
 
 def _windows(kind: str, shape: tuple[int, ...], out: tuple[int, ...] | None, attrs: Any) -> Pool:
@@ -196,8 +194,9 @@ def _decoded(attrs: Any, prefix: str) -> list[Params]:
 
 def _pool_of(call: Expr) -> Pool:
     attrs = call.attrs
-    fields = (ints(attrs[name]) for name in ("out", "size", "strides", "padding"))
-    return Pool(str(attrs["kind"]), static_shape(call.args[0]), *fields, bool(attrs["count_padding"]))  # type: ignore[arg-type]
+    fields: Any = {name: ints(attrs[name]) for name in ("out", "size", "strides", "padding")}
+    shape: Any = static_shape(call.args[0])
+    return Pool(kind=attrs["kind"], data=shape, count_padding=bool(attrs["count_padding"]), **fields)
 
 
 def _infer_pool(call: Expr, _ctx: Any) -> Any:

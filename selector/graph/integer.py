@@ -210,7 +210,7 @@ def _quantize(block: _Block, var: Var, call: Expr) -> bool:
         block.out.bind(var, source.value)
         return True
     pending = block.missing.get(data)
-    if op_name(pending) == "relax.concat" and block.graph.only_user(data) is not None:
+    if pending is not None and op_name(pending) == "relax.concat" and block.graph.only_user(data) is not None:
         parts = [block.requantized(part, params) for part in pending.args[0].fields]
         block.out.bind(var, _joined(block, parts, pending))
         return True

@@ -64,7 +64,9 @@ class Pool:
     count_padding: bool = False  # divide by the whole window, padding included
 
 
-def concat(parts: Sequence[tuple[int, Params]], pixels: int, out: Params, shuffled: bool, threads: int) -> tirx.PrimFunc:
+def concat(
+    parts: Sequence[tuple[int, Params]], pixels: int, out: Params, shuffled: bool, threads: int
+) -> tirx.PrimFunc:
     """Concatenate tensors of ``pixels`` rows and so many channels each, bringing all to the parameters ``out``.
 
     ``shuffled``: take one channel of each in turn (parts of equal width), as a channel shuffle after it would.
@@ -125,12 +127,12 @@ def pool2d(pool: Pool, params: Params, out: Params, threads: int) -> tirx.PrimFu
                         if pool.kind == "max":
                             acc[0] = tirx.max(acc[0], value)
                         else:
-                            acc[0] = acc[0] + tir.cast(value, "int32", lanes) - tir.const(params.zero_point, "int32", lanes)
+                            acc[0] = acc[0] + _centred(value, lanes, params)
                     value = acc[0]
                     if pool.kind == "avg":
                         factor = tir.const(params.scale / out.scale, "float32", lanes)
-                        mean = tir.cast(value, "float32", lanes) * factor
-                        value = _quantized(mean / tir.splat(tirx.Cast("float32", tirx.convert(count)), lanes), lanes, out)
+                        divisor = tir.splat(tirx.Cast("float32", tirx.convert(count)), lanes)
+                        value = _quantized(tir.cast(value, "float32", lanes) * factor / divisor, lanes, out)
                     tir.store(result, ((image * out_height + y) * out_width + x) * channels + start, value, lanes)
 
             tir.loop(out_width, window)
@@ -146,13 +148,17 @@ def requantize(value: Expr, lanes: int, source: Params, out: Params) -> Expr:
     """``quantize(dequantize(value))``, to the bit, for every one of the 256 values."""
     if source == out:
         return value
-    centred = tir.cast(value, "int32", lanes) - tir.const(source.zero_point, "int32", lanes)
-    wide = tir.cast(centred, "float32", lanes)
+    wide = tir.cast(_centred(value, lanes, source), "float32", lanes)
     factor = _one_factor(source, out)
     if factor is not None:
         return _quantized(wide * tir.const(factor, "float32", lanes), lanes, out)
     real = wide * tir.const(source.scale, "float32", lanes)
     return _quantized(real / tir.const(out.scale, "float32", lanes), lanes, out)
+
+
+def _centred(value: Expr, lanes: int, params: Params) -> Expr:
+    """8-bit values less their zero point, as int32."""
+    return tir.cast(value, "int32", lanes) - tir.const(params.zero_point, "int32", lanes)
 
 
 def _one_factor(source: Params, out: Params) -> float | None:

@@ -321,5 +321,3 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(_POOLS, _pool),
     **dict.fromkeys(_REDUCTIONS, _reduce),
 }
-
-

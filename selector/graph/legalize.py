@@ -123,7 +123,7 @@ def qnn_calls(mod: tvm.IRModule) -> Iterator[Expr]:
 
 
 def legalize(bb: Any, call: Expr) -> Expr:
-    """``FLegalize`` of both operators: the chosen kernel, or TVM's float32 operators where no lowering takes the call."""
+    """``FLegalize`` of both operators: the chosen kernel, or TVM's float32 operators where no lowering will do."""
     session = _active.get()
     if session is None:
         session = Session(policy.resolve(), profile(tvm.target.Target.current(allow_none=True) or "native"))

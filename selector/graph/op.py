@@ -122,7 +122,7 @@ def params_of(call: Expr) -> QuantParams:
 
 
 def describe(call: Expr, threads: int = 1) -> tuple[ConvWorkload, ConvConstants]:
-    """Workload and constants of a call of either operator; a dense layer of M rows is a 1×1 convolution over 1×M pixels.
+    """Workload and constants of a call of either operator; a dense layer of M rows is a 1×1 one over 1×M pixels.
 
     Raises UnsupportedWorkload for symbolic shapes and for what ConvWorkload refuses.
     """
@@ -133,13 +133,16 @@ def describe(call: Expr, threads: int = 1) -> tuple[ConvWorkload, ConvConstants]
     if op_name(call) == DENSE:
         image = (1, 1, math.prod(shape[:-1]), shape[-1])
         weight = params.weight[:, None, None, :]
-        strides, padding, dilation, groups = (1, 1), (0, 0, 0, 0), (1, 1), 1
+        strides: tuple[int, ...] = (1, 1)
+        padding: tuple[int, ...] = (0, 0, 0, 0)
+        dilation: tuple[int, ...] = (1, 1)
+        groups = 1
     else:
         attrs = call.attrs
         layout = str(attrs["data_layout"])
         image = (shape[layout.index("N")], shape[layout.index("H")], shape[layout.index("W")], shape[layout.index("C")])
         weight = params.weight
-        strides, padding, dilation = ints(attrs["strides"]), ints(attrs["padding"]), ints(attrs["dilation"])
+        strides, padding, dilation = (ints(attrs[name]) for name in ("strides", "padding", "dilation"))
         groups = int(attrs["groups"])
     zero_points = params.weight_zero_point
     bound, pair, quad, channel = weight_facts(weight, zero_points)
@@ -212,9 +215,7 @@ def dequantized(call: Expr, emit: Callable[[Expr], Expr]) -> Expr:
     )
     weight_zero_points = zero_point(params.weight_zero_point, str(params.weight.dtype))
     weight = emit(
-        relax.op.dequantize(
-            relax.const(params.weight), relax.const(params.weight_scale), weight_zero_points, axis=0
-        )
+        relax.op.dequantize(relax.const(params.weight), relax.const(params.weight_scale), weight_zero_points, axis=0)
     )
     channels = params.weight.shape[0]
     if op_name(call) == DENSE:

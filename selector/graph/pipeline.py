@@ -43,6 +43,10 @@ def session_pipeline(target: tvm.target.Target, session: Session) -> Any:
 
     @tvm.transform.module_pass(opt_level=0, name="selector")
     def run(mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        current = tvm.target.Target.current(allow_none=True)
+        if current is not None and str(current) != str(target):
+            # LLVM ends the process when it meets an instruction that its target lacks
+            raise ValueError(f"the pipeline was made for the target {target}, the compilation is for {current}")
         session.reset()
         session.inputs.extend(_inputs(mod))
         with target, legalize.active(session):

@@ -1,0 +1,144 @@
+"""Loading: every way in, and one line for everything that cannot be used."""
+
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from tvm import relax
+
+import selector
+from selector.graph.fuse import LAYER_NAMES
+from tests.graph.modules import module, operators
+from tests.models import GraphBuilder, qdq_block_model, qdq_conv_model, random_inputs
+
+
+def test_path_bytes_and_proto_are_the_same(tmp_path):
+    model = qdq_conv_model()
+    path = tmp_path / "net.onnx"
+    onnx.save(model, path)
+    for given in (path, str(path), path.read_bytes(), model):
+        assert operators(selector.load(given))[-1] == "quantize"
+
+
+def test_module_is_returned_as_it_is():
+    mod = module([((2, 2), "float32")], lambda emit, x: relax.op.nn.relu(x))
+    assert selector.load(mod) is mod
+
+
+def test_layers_have_the_names_of_the_nodes():
+    names = selector.load(qdq_block_model())["main"].attrs[LAYER_NAMES]
+    assert list(names) == ["stem", "depthwise", "pointwise", "left", "right", "tail", "fc"]
+
+
+def test_names_are_made_unique():
+    model = qdq_block_model()
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            node.name = "conv"
+    layers = [decision.layer for decision in selector.explain(model)]
+    assert layers == ["conv", "conv:2", "conv:3", "conv:4", "conv:5", "conv:6", "fc"]
+
+
+def test_float_only_network_says_that_nothing_is_quantized():
+    b = GraphBuilder()
+    x = b.input("x", (1, 3, 8, 8))
+    model = b.model({b.node("Conv", [x, b.const(np.ones((4, 3, 3, 3), "float32"))], name="c"): "float32"})
+    compiled = selector.compile(model, threads=1)
+    (decision,) = compiled.decisions
+    assert (decision.layer, decision.lowering, decision.workload) == ("c", "tvm", None)
+    assert "not dequantized" in decision.reason
+    assert compiled.run(*random_inputs(model).values())[0].shape == (1, 4, 6, 6)
+
+
+def with_input_dim(value):
+    model = qdq_conv_model()
+    dim = model.graph.input[0].type.tensor_type.shape.dim[0]
+    dim.ClearField("dim_value")
+    if isinstance(value, str):
+        dim.dim_param = value
+    elif value is not None:
+        dim.dim_value = value
+    return model
+
+
+def without_shape():
+    model = qdq_conv_model()
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    return model
+
+
+def qoperator():
+    model = qdq_conv_model()
+    model.graph.node[2].op_type = "QLinearConv"
+    return model
+
+
+def unknown_operator():
+    model = qdq_conv_model()
+    model.graph.node[2].op_type = "NoSuchOperator"
+    return model
+
+
+def missing_node():
+    model = qdq_conv_model()
+    del model.graph.node[0]
+    return model
+
+
+def missing_output():
+    model = qdq_conv_model()
+    del model.graph.node[-1]
+    return model
+
+
+BAD = {
+    "named dimension": (lambda: with_input_dim("batch"), "dimension 0 of input 'x' is dynamic ('batch')"),
+    "how to fix it": (lambda: with_input_dim("batch"), "make_dynamic_shape_fixed --dim_param batch --dim_value 1"),
+    "unnamed dimension": (lambda: with_input_dim(None), "--input_name x --input_shape"),
+    "zero-sized dimension": (lambda: with_input_dim(0), "dimension 0 of input 'x' is zero"),
+    "no shape": (without_shape, "input 'x' has no shape"),
+    "QOperator": (qoperator, "tvm has no QLinearConv"),
+    "how to convert": (qoperator, "quant_format=QuantFormat.QDQ"),
+    "unknown operator": (unknown_operator, "NoSuchOperator"),
+    "missing node": (missing_node, "nothing defines"),
+    "missing output": (missing_output, "nothing defines its output"),
+    "truncated": (lambda: qdq_conv_model().SerializeToString()[:-40], "is truncated"),
+    "text": (lambda: b"hello, this is not a model" * 20, "is not an ONNX model"),
+    "nothing": (lambda: b"", "is not an ONNX model"),
+    "missing file": (lambda: "/nonexistent/net.onnx", "cannot read /nonexistent/net.onnx"),
+    "other object": (lambda: 3, "got builtins.int"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_models_get_one_line(name):
+    make, text = BAD[name]
+    with pytest.raises(selector.ModelError) as caught:
+        selector.load(make())
+    assert text in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_truncation_of_a_file_is_noticed():
+    data = qdq_conv_model().SerializeToString()
+    for size in range(0, len(data), 7):
+        with pytest.raises(selector.ModelError):
+            selector.load(data[:size])
+
+
+def test_tflite_needs_its_package(tmp_path, monkeypatch):
+    path = tmp_path / "net.tflite"
+    path.write_bytes(b"\x00" * 8)
+    monkeypatch.setitem(sys.modules, "tflite", None)
+    with pytest.raises(selector.ModelError, match="pip install tflite"):
+        selector.load(path)
+
+
+def test_optional_inputs_and_initializer_inputs_are_fine():
+    model = qdq_conv_model()
+    # old exporters list initializers among the inputs
+    tensor = model.graph.initializer[0]
+    model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    assert operators(selector.load(model))[-1] == "quantize"

@@ -11,12 +11,12 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import tvm
 from tvm.target import codegen
 
-TargetLike = str | tvm.target.Target | Mapping[str, Any]
+TargetLike: TypeAlias = str | tvm.target.Target | Mapping[str, Any]
 
 # (LLVM feature, the flag Linux shows for it); LLVM names a virtual CPU after its silicon, so what the hypervisor
 # hides has to be taken away again.

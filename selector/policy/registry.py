@@ -26,7 +26,8 @@ def resolve(policy: str | Policy | None = None) -> Policy:
         policy = DEFAULT
     if isinstance(policy, str):
         if policy not in POLICIES:
-            raise UnknownPolicy(f"unknown policy '{policy}': give one of {', '.join(POLICIES)}, or an object with 'decide'")
+            names = ", ".join(POLICIES)
+            raise UnknownPolicy(f"unknown policy '{policy}': give one of {names}, or an object with 'decide'")
         return POLICIES[policy]()
     if not isinstance(policy, Policy):
         raise UnknownPolicy(f"a policy needs a method 'decide(workload, target)', got {type(policy).__name__}")

@@ -1,4 +1,4 @@
-"""The target-flag heuristic that TVM's Relay had (``is_fast_int8_on_intel``, ``is_fast_int8_on_arm`` and their uses)."""
+"""TVM Relay's target-flag heuristic (``is_fast_int8_on_intel``, ``is_fast_int8_on_arm`` and their uses)."""
 
 from __future__ import annotations
 

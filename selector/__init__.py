@@ -1,5 +1,7 @@
 """Quantized convolutions for Apache TVM, each with the faster of two exact integer lowerings.
 
+Example::
+
     model = selector.load("net.onnx")
     compiled = selector.compile(model, target="native")
     outputs = compiled.run(x)

@@ -18,6 +18,7 @@ from selector import policy as policies
 from selector.graph.frontend import ModelError, load
 from selector.graph.legalize import Session, TensorSpec
 from selector.graph.pipeline import METADATA, quantized, session_pipeline
+from selector.lowering import pipeline as kernel_pipeline
 from selector.policy import Decision, Policy
 from selector.target import TargetLike, host_cores, profile, resolve
 from selector.workload import ConvWorkload

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tvm
 from tvm import relax
 
-from selector.graph.fuse import ANCHORS, LAYER_NAMES
-from selector.graph.ir import op_name
+from selector.graph.fuse import LAYER_NAMES, anchors, numbered
 
 if TYPE_CHECKING:
     import onnx
@@ -184,9 +182,9 @@ def _load_torch(program: Any) -> tvm.IRModule:
 def _named(module: tvm.IRModule, names: list[str]) -> tvm.IRModule:
     """``module`` with the layers' names attached, made unique; numbered instead if they are not one for each layer."""
     (gvar, func), *_ = [(g, f) for g, f in module.functions.items() if isinstance(f, relax.Function)]
-    kinds = list(_anchors(func))
+    kinds = anchors(func)
     if len(kinds) != len(names):
-        names = [f"{kind.removeprefix('relax.').removeprefix('nn.')}_{index}" for index, kind in enumerate(kinds)]
+        names = numbered(kinds)
     seen: dict[str, int] = {}
     unique = []
     for name in names:
@@ -194,14 +192,6 @@ def _named(module: tvm.IRModule, names: list[str]) -> tvm.IRModule:
         unique.append(name if seen[name] == 1 else f"{name}:{seen[name]}")
     module.update_func(gvar, func.with_attr(LAYER_NAMES, unique))
     return module
-
-
-def _anchors(func: relax.Function) -> Iterator[str]:
-    for block in func.body.blocks:
-        for binding in block.bindings:
-            kind = op_name(binding.value)
-            if kind in ANCHORS:
-                yield str(kind)
 
 
 def _last_line(error: Exception) -> str:

@@ -159,7 +159,7 @@ def _fuse_block(bindings: Bindings, names: list[str], layers: list[Layer]) -> Bi
         kind = op_name(binding.value)
         if kind not in ANCHORS:
             continue
-        name = names.pop(0) if names else f"{kind.removeprefix('relax.').removeprefix('nn.')}_{len(layers)}"
+        name = names.pop(0)
         match = _match(graph, binding, name)
         reason = refusal(match)
         layers.append(Layer(name, reason or ""))
@@ -262,7 +262,7 @@ def _per_channel(part: np.ndarray) -> np.ndarray:
 
 
 def _bias(match: Match, data_scale: np.float32, weight_scale: np.ndarray, channels: int) -> np.ndarray:
-    """The bias (O,): int32 if it is stored in units of the accumulator and cannot overflow it, else float32."""
+    """The bias (O,): int32 if it is stored in units of the accumulator, else float32."""
     if match.bias is None:
         return np.zeros(channels, "int32")
     if isinstance(match.bias, np.ndarray):
@@ -274,15 +274,29 @@ def _bias(match: Match, data_scale: np.float32, weight_scale: np.ndarray, channe
     unit = data_scale.astype("float64") * weight_scale.astype("float64")
     # exporters multiply the two scales in float32, some in another order: one part in a million is rounding
     in_units = np.allclose(scale, unit, rtol=1e-6, atol=0) and not zero_point.any()
-    if values.dtype == np.int32 and in_units and np.abs(values.astype("int64")).max() < 1 << 30:
+    if values.dtype == np.int32 and in_units:
         return values
     return ((values.astype("int64") - zero_point) * scale.astype("float64")).astype("float32")
 
 
+def anchors(func: relax.Function) -> list[str]:
+    """Operators of the anchors of a function, in order."""
+    blocks = func.body.blocks if isinstance(func.body, relax.SeqExpr) else []
+    found = [op_name(binding.value) for block in blocks for binding in block.bindings]
+    return [name for name in found if name in ANCHORS]
+
+
+def numbered(kinds: Sequence[str]) -> list[str]:
+    """Names for anchors that have none: ``conv2d_0``, ``matmul_1``, ..."""
+    return [f"{kind.removeprefix('relax.').removeprefix('nn.')}_{index}" for index, kind in enumerate(kinds)]
+
+
 def _layer_names(mod: tvm.IRModule) -> list[str]:
-    """Names of the anchors of all functions, as the frontend left them."""
+    """Names of the anchors of all functions: the frontend's, or numbers where the graph has changed since."""
     names: list[str] = []
     for func in mod.functions.values():
-        if isinstance(func, relax.Function) and func.attrs is not None and LAYER_NAMES in func.attrs:
-            names.extend(str(name) for name in func.attrs[LAYER_NAMES])
+        if isinstance(func, relax.Function):
+            kinds = anchors(func)
+            given = func.attrs[LAYER_NAMES] if func.attrs is not None and LAYER_NAMES in func.attrs else []
+            names.extend(map(str, given) if len(given) == len(kinds) else numbered(kinds))
     return names

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from selector.workload import ConvConstants, ConvWorkload, Requantize, Unsupport
 
 CONV2D = "relax.qnn.conv2d"
 DENSE = "relax.qnn.dense"
+_INT32_MAX = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
@@ -169,18 +170,30 @@ def describe(call: Expr, threads: int = 1) -> tuple[ConvWorkload, ConvConstants]
         channel_bound=channel,
         threads=threads,
     )
-    has_bias = bool(params.bias.any())
-    bias = params.bias if has_bias and params.bias.dtype == np.int32 else None
-    return workload, ConvConstants(weight, zero_points, bias, _requantize(params, has_bias))
+    if workload.accumulator_bound() > _INT32_MAX:
+        raise UnsupportedWorkload(f"its accumulator may reach {workload.accumulator_bound()}, more than 32 bits hold")
+    bias = params.bias if params.bias.dtype == np.int32 and params.bias.any() else None
+    if bias is not None and workload.accumulator_bound() + int(np.abs(bias.astype("int64")).max()) > _INT32_MAX:
+        # too large to be added to the accumulator: added in float32, as the network has it
+        params = replace(params, bias=_real_bias(params))
+        bias = None
+    return workload, ConvConstants(weight, zero_points, bias, _requantize(params))
 
 
-def _requantize(params: QuantParams, has_bias: bool) -> Requantize:
+def _real_bias(params: QuantParams) -> np.ndarray:
+    """The bias in real units, float32."""
+    if params.bias.dtype != np.int32:
+        return params.bias
+    return (params.bias * (params.data_scale * params.weight_scale.astype("float64"))).astype("float32")
+
+
+def _requantize(params: QuantParams) -> Requantize:
     """Epilogue of a call; multipliers are computed in float64 and rounded once."""
     float_output = params.out_dtype == "float32"
     scale = 1.0 if float_output else float(params.out_scale)
     multiplier = params.data_scale * params.weight_scale.astype("float64") / scale
     offset = None
-    if has_bias and params.bias.dtype != np.int32:
+    if params.bias.dtype != np.int32 and params.bias.any():
         offset = (params.bias.astype("float64") / scale).astype("float32")
     bounds: list[float | None] = []
     for bound in (params.clip_min, params.clip_max):
@@ -238,10 +251,7 @@ def dequantized(call: Expr, emit: Callable[[Expr], Expr]) -> Expr:
         )
         bias_shape = tuple(channels if axis == "C" else 1 for axis in layout)
     if params.bias.any():
-        bias = params.bias
-        if bias.dtype == np.int32:
-            bias = (bias * (params.data_scale * params.weight_scale.astype("float64"))).astype("float32")
-        out = emit(relax.op.add(out, relax.const(bias.reshape(bias_shape))))
+        out = emit(relax.op.add(out, relax.const(_real_bias(params).reshape(bias_shape))))
     if params.clip_min > -math.inf:
         out = emit(relax.op.maximum(out, relax.const(np.float32(params.clip_min))))
     if params.clip_max < math.inf:

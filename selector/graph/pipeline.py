@@ -63,6 +63,8 @@ def session_pipeline(target: tvm.target.Target, session: Session) -> Any:
 
 def quantized(mod: tvm.IRModule, session: Session) -> tvm.IRModule:
     """Graph-level part: QDQ fusion, 8-bit data and NHWC around it, and a decision for every layer."""
+    # a module need not have dataflow blocks, the passes look at nothing else
+    mod = relax.transform.ConvertToDataflow()(mod)
     mod, layers = fuse.fuse(canonicalize(mod))
     mod = relax.transform.CanonicalizeBindings()(keep_integer(mod))
     mod = fuse_kernels(to_channels_last(mod))

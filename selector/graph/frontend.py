@@ -11,6 +11,7 @@ import tvm
 from tvm import relax
 
 from selector.graph.fuse import LAYER_NAMES, anchors, numbered
+from selector.graph.ir import static_shape
 
 if TYPE_CHECKING:
     import onnx
@@ -32,6 +33,7 @@ def load(model: Any) -> tvm.IRModule:
     An IRModule is returned as it is.  Layers keep the names of the ONNX nodes.  Raises ModelError.
     """
     if isinstance(model, tvm.IRModule):
+        _check_module(model)
         return model
     if isinstance(model, str | os.PathLike):
         return _load_path(Path(model))
@@ -46,6 +48,21 @@ def load(model: Any) -> tvm.IRModule:
         f"a model is a path to .onnx or .tflite, ONNX bytes, an onnx ModelProto, a torch ExportedProgram or a tvm "
         f"IRModule, got {kind}"
     )
+
+
+def _check_module(module: tvm.IRModule) -> None:
+    mains = [func for gvar, func in module.functions.items() if gvar.name_hint == "main"]
+    if not mains or not isinstance(mains[0], relax.Function):
+        raise ModelError("an IRModule needs a Relax function 'main'")
+    for param in mains[0].params:
+        shape = static_shape(param)
+        if shape is None:
+            raise ModelError(
+                f"input '{param.name}' of the IRModule is not a tensor of fixed shape ({param.ty}); "
+                "fix symbolic dimensions with relax.transform.BindSymbolicVars"
+            )
+        if 0 in shape:
+            raise ModelError(f"input '{param.name}' of the IRModule has a zero-sized dimension {shape}")
 
 
 def _load_path(path: Path) -> tvm.IRModule:

@@ -4,25 +4,28 @@
     quantize(mean(dequantize(q), (H, W)))                            ->  relax.qnn.pool2d(q), over the whole image
     max_pool2d(q)                                                    ->  relax.qnn.pool2d(q)
     concat(a, quantize(dequantize(b)), ...) [, channel shuffle]      ->  relax.qnn.concat(a, b, ...)
+    quantize(f(dequantize(q))), f elementwise and dear               ->  relax.qnn.lookup(q, table)
 
 Runs after the layout pass; what is not NHWC stays as it is.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tvm
 from tvm import relax
 
-from selector.graph import kernels
+from selector.graph import kernels, table
 from selector.graph.integer import params_of
 from selector.graph.ir import Bindings, Emitter, Expr, Graph, Var, dtype_of, ints, op_name, rewrite, static_shape
 from selector.graph.kernels import Params, Pool
 
 POOL = "relax.qnn.pool2d"
 CONCAT = "relax.qnn.concat"
+LOOKUP = "relax.qnn.lookup"
 _8BIT = ("uint8", "int8")
 
 
@@ -58,11 +61,14 @@ def _no_rule(_graph: Graph, _var: Var, _call: Expr) -> Found:
 
 
 def _quantize(graph: Graph, var: Var, call: Expr) -> Found:
-    """Average pooling between a dequantize and this quantize."""
+    """Average pooling, or any function of single elements, between a dequantize and this quantize."""
     pooled = graph.value(call.args[0])
     out = params_of(call, dtype_of(call))
-    if op_name(pooled) not in ("relax.mean", "relax.nn.avg_pool2d", "relax.nn.adaptive_avg_pool2d") or out is None:
+    if out is None or static_shape(call) is None:
         return None
+    if op_name(pooled) not in ("relax.mean", "relax.nn.avg_pool2d", "relax.nn.adaptive_avg_pool2d"):
+        found = table.lookup(graph, call, out)
+        return None if found is None else (var, tvm.ir.Call(tvm.ir.Op.get(LOOKUP), [found[0], relax.const(found[1])]))
     source = _dequantized(graph, pooled.args[0])
     pool = _average(pooled, static_shape(pooled.args[0]))
     if source is None or pool is None:
@@ -210,17 +216,22 @@ def _infer_concat(call: Expr, _ctx: Any) -> Any:
     return relax.TensorType([*shapes[0][:-1], channels], _decoded(call.attrs, "out")[0].dtype)  # type: ignore[index]
 
 
+def _infer_lookup(call: Expr, _ctx: Any) -> Any:
+    return relax.TensorType(static_shape(call.args[0]), str(dtype_of(call.args[1])))
+
+
 def kernel_of(call: Expr, threads: int) -> Any:
-    """The TIR function of a call of either operator."""
+    """The TIR function of a call of one of these operators."""
+    if op_name(call) == LOOKUP:
+        elements = math.prod(static_shape(call))  # type: ignore[arg-type]
+        return kernels.lookup(elements, str(dtype_of(call.args[0])), str(dtype_of(call)), threads)
     (out,) = _decoded(call.attrs, "out")
     if op_name(call) == POOL:
         return kernels.pool2d(_pool_of(call), _decoded(call.attrs, "data")[0], out, threads)
     shapes = [static_shape(part) for part in call.args]
-    pixels = 1
-    for extent in shapes[0][:-1]:  # type: ignore[index]
-        pixels *= extent
+    pixels = math.prod(shapes[0][:-1])  # type: ignore[index]
     parts = [(shape[-1], params) for shape, params in zip(shapes, _decoded(call.attrs, "part"), strict=True) if shape]
     return kernels.concat(parts, pixels, out, bool(call.attrs["shuffled"]), threads)
 
 
-INFER_TYPE: dict[str, Callable[[Expr, Any], Any]] = {POOL: _infer_pool, CONCAT: _infer_concat}
+INFER_TYPE: dict[str, Callable[[Expr, Any], Any]] = {POOL: _infer_pool, CONCAT: _infer_concat, LOOKUP: _infer_lookup}

@@ -144,6 +144,20 @@ def pool2d(pool: Pool, params: Params, out: Params, threads: int) -> tirx.PrimFu
     return tir.function(f"{pool.kind}_pool2d", [("data", sizes[0], params.dtype), ("out", sizes[1], out.dtype)], body)
 
 
+def lookup(elements: int, dtype: str, out_dtype: str, threads: int) -> tirx.PrimFunc:
+    """``out[i] = table[byte of data[i]]``, for a table of 256 entries."""
+
+    def body(data: Expr, table: Expr, result: Expr) -> None:
+        def one(index: Expr) -> None:
+            byte = tirx.Cast("int32", tirx.reinterpret("uint8", data[index]) if dtype == "int8" else data[index])
+            T.buffer_store(result, table[byte], [index])
+
+        _blocks(elements, one, threads > 1 and elements >= PARALLEL_ELEMENTS)
+
+    arguments = [("data", elements, dtype), ("table", 256, out_dtype), ("out", elements, out_dtype)]
+    return tir.function("lookup", arguments, body)
+
+
 def requantize(value: Expr, lanes: int, source: Params, out: Params) -> Expr:
     """``quantize(dequantize(value))``, to the bit, for every one of the 256 values."""
     if source == out:
@@ -192,7 +206,7 @@ def _blocks(extent: int, body: Any, parallel: bool) -> None:
     if not parallel:
         tir.loop(extent, body)
         return
-    block = next(size for size in (64, 32, 16, 8, 7, 4, 3, 2, 1) if extent % size == 0)
+    block = next(size for size in (1024, 64, 32, 16, 8, 7, 4, 3, 2, 1) if extent % size == 0 and extent >= 8 * size)
     tir.loop(extent // block, lambda outer: tir.loop(block, lambda inner: body(outer * block + inner)), parallel=True)
 
 

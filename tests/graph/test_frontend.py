@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from tvm import relax
+from tvm import relax, tirx
 
 import selector
 from selector.graph.fuse import LAYER_NAMES
@@ -25,6 +25,17 @@ def test_path_bytes_and_proto_are_the_same(tmp_path):
 def test_module_is_returned_as_it_is():
     mod = module([((2, 2), "float32")], lambda emit, x: relax.op.nn.relu(x))
     assert selector.load(mod) is mod
+
+
+@pytest.mark.parametrize(("shape", "text"), [((None, 2), "fixed shape"), ((0, 2), "zero-sized")])
+def test_modules_need_fixed_shapes(shape, text):
+    sizes = [tirx.Var("n", "int64") if size is None else size for size in shape]
+    mod = module([(sizes, "float32")], lambda emit, x: relax.op.nn.relu(x))
+    with pytest.raises(selector.ModelError, match=text):
+        selector.load(mod)
+    del mod["main"]
+    with pytest.raises(selector.ModelError, match="function 'main'"):
+        selector.load(mod)
 
 
 def test_layers_have_the_names_of_the_nodes():

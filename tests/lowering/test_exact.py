@@ -1,0 +1,50 @@
+"""Both lowerings against the int64 definition, bit for bit, over the whole space of convolutions.
+
+``SELECTOR_EXACT_CASES`` sets how many cases are drawn in all.  A quarter of them has the accumulator itself as output,
+a quarter float32, the rest requantizes to 8 bits.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from selector.lowering import LOWERINGS, build
+from selector.lowering.reference import convolve
+from tests.lowering import execute
+from tests.lowering.cases import Case, cases
+
+SHARDS = 32
+CASES = int(os.environ.get("SELECTOR_EXACT_CASES", "320"))
+TARGETS = [name for name in (*execute.LEVELS, "native") if execute.why_not_runnable(name) is None]
+
+
+def check(case: Case, target: str) -> None:
+    """Compile and run both lowerings of a case, and compare."""
+    profile = execute.profile(target)
+    kernels = [build(case.workload, case.constants, profile, lowering) for lowering in LOWERINGS]
+    executable = execute.compile_kernels(kernels, target)
+    expected = convolve(case.workload, case.constants, case.data)
+    for i, kernel in enumerate(kernels):
+        found = execute.run(executable, i, kernel, case)
+        np.testing.assert_array_equal(found, expected, err_msg=f"{kernel.name} on {target}", strict=True)
+
+
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_equals_reference(shard: int) -> None:
+    @seed(shard)
+    @settings(
+        max_examples=-(-CASES // SHARDS),
+        database=None,
+        derandomize=False,  # the seed is what makes it deterministic, and different in every shard
+        phases=[Phase.generate, Phase.shrink],
+    )
+    @given(case=cases(), target=st.sampled_from(TARGETS))
+    def equals_reference(case: Case, target: str) -> None:
+        check(case, target)
+
+    equals_reference()

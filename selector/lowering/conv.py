@@ -22,12 +22,26 @@ from selector.lowering.operands import Operands, reduction_runs
 from selector.lowering.prepare import Band
 from selector.lowering.register_tile import RegisterTile, tile_shapes
 from selector.lowering.requantize import Epilogue
-from selector.lowering.tir import Expr, Registers, T, cast, const, function, intrinsic, load, loop, splat, store
+from selector.lowering.tir import (
+    Expr,
+    Registers,
+    T,
+    cast,
+    const,
+    function,
+    intrinsic,
+    load,
+    loop,
+    splat,
+    store,
+    unrolled,
+)
 from selector.target import TargetProfile
 from selector.workload import ConvConstants, ConvWorkload
 
 NAME = "direct"
 MAX_DOT_GROUPS = 2
+_UNROLLED_STEPS = 12
 
 
 def reduction_order(weight: np.ndarray, workload: ConvWorkload, depth: int) -> np.ndarray:
@@ -192,27 +206,50 @@ class _Direct:
         channel = T.Bind(group * work.group_out_channels + self.block_start(index % self.blocks))
         weight_base = T.Bind(index * self.block_weights)
         data_base = T.Bind(self.base + group * work.group_in_channels)
-        pixels = self.tile.rows * work.out_width
-        count = math.ceil(pixels / self.tile.pixels)
-        size, larger = divmod(pixels, count)
+        lines, length = self._lines()
+        count = math.ceil(length / self.tile.pixels)
+        size, larger = divmod(length, count)
 
-        def tiles(first: int, number: int, width: int) -> None:
-            loop(number, lambda t: self._tile(first + t * width, width, channel, weight_base, data_base, group, sums))
+        def tiles(line: Expr, first: int, number: int, width: int) -> None:
+            def tile(t: Expr) -> None:
+                column = T.Bind(first + t * width + T.int32(0))
+                self._tile(line, column, width, channel, weight_base, data_base, group, sums)
 
-        tiles(0, larger, size + 1)
-        tiles(larger * (size + 1), count - larger, size)
+            loop(number, tile)
 
-    def _pixel_offset(self, pixel: Expr) -> Expr:
-        """Where the window of an output pixel of the band starts in the source."""
-        work = self.work
-        step = work.stride[1] * work.in_channels
-        if work.out_width == 1:
-            return pixel * (self.row_stride * self.pitch)
-        return (pixel // work.out_width) * (self.row_stride * self.pitch) + (pixel % work.out_width) * step
+        def line(index: Expr) -> None:
+            tiles(index, 0, larger, size + 1)
+            tiles(index, larger * (size + 1), count - larger, size)
+
+        loop(lines, line)
+
+    def _lines(self) -> tuple[int, int]:
+        """Lines of output pixels that tiles do not cross, and pixels of a line.
+
+        Wide rows are lines of their own, whose pixels are equally far apart; narrow ones would waste too much of their
+        last tile and form one line, at the price of an address for every pixel.
+        """
+        if self.work.out_width >= 4 * self.tile.pixels:
+            return self.tile.rows, self.work.out_width
+        return 1, self.tile.rows * self.work.out_width
+
+    def _offsets(self, line: Expr, column: Expr, width: int) -> list[Expr]:
+        """Where the windows of the output pixels of a tile start in the band."""
+        across = self.work.out_width
+        if across == 1:
+            return [self._offset(column, 0) + self._offset(i, 0) for i in range(width)]
+        if self._lines()[1] == across:
+            return [self._offset(line, column) + self._offset(0, i) for i in range(width)]
+        return [self._offset((column + i) // across, (column + i) % across) for i in range(width)]
+
+    def _offset(self, row: Expr, column: Expr) -> Expr:
+        """Where the window of the band's output pixel (row, column) starts, from the band's start."""
+        return row * (self.row_stride * self.pitch) + column * (self.work.stride[1] * self.work.in_channels)
 
     def _tile(
         self,
-        first: Expr,
+        line: Expr,
+        column: Expr,
         width: int,
         channel: Expr,
         weight_base: Expr,
@@ -226,12 +263,8 @@ class _Direct:
             bias = self.epilogue.start(channel + j * row.lanes, row.lanes)
             for i in range(width):
                 tile[i, j] = bias
-        if self.work.out_width == 1:
-            start = T.Bind(data_base + self._pixel_offset(first))
-            stride = self.row_stride * self.pitch
-            offsets = [start + i * stride for i in range(width)]
-        else:
-            offsets = [T.Bind(data_base + self._pixel_offset(first + i)) for i in range(width)]
+        offsets = [T.Bind(data_base + offset) for offset in self._offsets(line, column, width)]
+        first = T.Bind(line * self._lines()[1] + column)
 
         def run(kernel_row: Expr, kernel_column: Expr) -> None:
             work = self.work
@@ -243,9 +276,11 @@ class _Direct:
                 starts = [offset + shift + k * row.step for offset in offsets]
                 tile.step(self.source, starts, self.weight, weights + k * tile.step_weights)
 
-            loop(self.steps, step)
+            repeat(self.steps, step)
 
-        loop(self.run_shape[0], lambda h: loop(self.run_shape[1], lambda w: run(h, w)))
+        # A short reduction is worth neither loops nor their addresses.
+        repeat = unrolled if math.prod(self.run_shape) * self.steps <= _UNROLLED_STEPS else loop
+        repeat(self.run_shape[0], lambda h: repeat(self.run_shape[1], lambda w: run(h, w)))
         for i in range(width):
             valid = self.work.group_out_channels if self.work.group_out_channels < self.block else None
             self.epilogue.emit(
@@ -272,7 +307,8 @@ class _Direct:
 
         def pixel(index: Expr) -> None:
             group, position = index // pixels, index % pixels
-            start = T.Bind(self.base + group * work.group_in_channels + self._pixel_offset(position))
+            offset = self._offset(position // work.out_width, position % work.out_width)
+            start = T.Bind(self.base + group * work.group_in_channels + offset)
             total = Registers(1, "int32", lanes)
             total[0] = const(0, "int32", lanes)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,17 +14,20 @@ from typing import Any
 import numpy as np
 import tvm
 from tvm import relax
+from tvm.support import cc
 
 from selector import policy as policies
 from selector.graph.frontend import ModelError, load
 from selector.graph.legalize import Session, TensorSpec
 from selector.graph.pipeline import METADATA, quantized, session_pipeline
+from selector.graph.quiet import without_scope_warnings
 from selector.lowering import pipeline as kernel_pipeline
 from selector.policy import Decision, Policy
 from selector.target import TargetLike, host_cores, profile, resolve
 from selector.workload import ConvWorkload
 
 ModelLike = Any  # whatever selector.load takes
+_LINK_OPTIONS = ["-Wl,-s"] if sys.platform == "linux" else []  # LLVM's symbols can be as large as the weights
 _pool_threads = 0  # what TVM's pool was last told; 0: nothing yet
 
 
@@ -56,15 +60,18 @@ class CompiledModel:
         result = self.vm["main"](*(tvm.runtime.tensor(np.ascontiguousarray(value)) for value in inputs))
         return [value.numpy() for value in ([result] if hasattr(result, "numpy") else result)]
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], compiler: str | None = None) -> None:
         """Write a shared library that ``load_compiled`` and TVM load; the file appears whole or not at all.
 
-        Raises OSError if it cannot be written.
+        ``compiler`` links it, e.g. ``"aarch64-linux-gnu-g++"`` for another architecture; None: the system's.
+        Raises OSError if the file cannot be written, RuntimeError if it cannot be linked.
         """
+        link = None if compiler is None else cc.cross_compiler(compiler)
         target = Path(path)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
             partial = Path(folder) / f"partial{target.suffix or '.so'}"
-            self.executable.export_library(str(partial))
+            with without_scope_warnings():
+                self.executable.export_library(str(partial), fcompile=link, options=_LINK_OPTIONS)
             os.replace(partial, target)
 
 
@@ -117,8 +124,9 @@ def load_compiled(path: str | os.PathLike[str]) -> CompiledModel:
     _start_pool()
     try:
         # an absolute path, because the loader looks a bare name up in the system's folders
-        module = tvm.runtime.load_module(str(source.resolve()))
-        metadata = json.loads(bytes(relax.VirtualMachine(module, tvm.cpu())[METADATA]().numpy()))
+        with without_scope_warnings():
+            module = tvm.runtime.load_module(str(source.resolve()))
+            metadata = json.loads(bytes(relax.VirtualMachine(module, tvm.cpu())[METADATA]().numpy()))
     except Exception as error:  # tvm raises several kinds for a malformed library
         raise ModelError(
             f"{source} is not a network compiled by Selector for this machine ({str(error).strip().splitlines()[-1]}); "

@@ -110,9 +110,10 @@ def compiled():
     return selector.compile(qdq_conv_model(), policy="int16", threads=1)
 
 
-def test_saved_library_runs_and_remembers(compiled, tmp_path):
+def test_saved_library_runs_and_remembers(compiled, tmp_path, capfd):
     path = tmp_path / "net.so"
     compiled.save(path)
+    assert "Scope" not in capfd.readouterr().err
     assert [entry.name for entry in tmp_path.iterdir()] == ["net.so"]
     loaded = selector.load_compiled(path)
     data = random_inputs(qdq_conv_model())["x"]

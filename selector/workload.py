@@ -43,10 +43,11 @@ class ConvWorkload:
     out_dtype: OutDType = "int32"  # int32: the accumulator itself
     data_zero_point: int = 0
     weight_zero_point: int | None = 0  # None: differs between output channels
-    weight_bound: int = 255  # max |Qw - zp_w|
-    pair_bound: int = 510  # max |w0| + |w1| over the pairs that an 8-bit dot product adds in 16 bits (see lowering)
-    quad_bound: int = 1020  # the same over four
-    channel_bound: int = 1 << 31  # max over output channels of sum |Qw - zp_w|; bounds |accumulator|
+    weight_bound: int = 128  # this and the next four: see selector.weights.WeightFacts
+    pair_bound: int = 256
+    quad_bound: int = 512
+    channel_bound: int = (1 << 31) // 255
+    term2: bool = True
     threads: int = 1
 
     def __post_init__(self) -> None:
@@ -170,20 +171,3 @@ class ConvConstants:
     weight_zero_point: np.ndarray  # (O,) int32
     bias: np.ndarray | None = None  # (O,) int32, added to the accumulator
     requantize: Requantize | None = None  # None: the output is the int32 accumulator
-
-
-def weight_facts(weight: np.ndarray, zero_point: np.ndarray) -> tuple[int, int, int, int]:
-    """``(weight_bound, pair_bound, quad_bound, channel_bound)`` of a ConvWorkload.
-
-    ``weight`` is (O, KH, KW, C/groups) uint8 or int8, ``zero_point`` (O,).  Pairs and quads are runs of two and four
-    neighbours along the flattened (KW, C/groups) axis of the weights as a signed 8-bit operand (uint8 less 128).
-    """
-    wide = weight.astype(np.int32)
-    offset = np.abs(wide - zero_point.astype(np.int32).reshape(-1, 1, 1, 1))
-    signed = np.abs(wide - 128 if weight.dtype == np.uint8 else wide).reshape(*weight.shape[:2], -1)
-    tail = -signed.shape[-1] % 4
-    runs = np.pad(signed, ((0, 0), (0, 0), (0, tail)))
-    pairs = runs.reshape(*runs.shape[:2], -1, 2).sum(-1)
-    quads = runs.reshape(*runs.shape[:2], -1, 4).sum(-1)
-    channels = offset.reshape(weight.shape[0], -1).sum(-1, dtype=np.int64)
-    return int(offset.max()), int(pairs.max()), int(quads.max()), int(channels.max())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ import tvm
 from tvm import relax
 
 from selector.graph.ir import Expr, constant, dtype_of, ints, op_name, static_shape
-from selector.workload import ConvConstants, ConvWorkload, Requantize, UnsupportedWorkload, weight_facts
+from selector.weights import weight_facts
+from selector.workload import ConvConstants, ConvWorkload, Requantize, UnsupportedWorkload
 
 CONV2D = "relax.qnn.conv2d"
 DENSE = "relax.qnn.dense"
@@ -146,7 +147,7 @@ def describe(call: Expr, threads: int = 1) -> tuple[ConvWorkload, ConvConstants]
         strides, padding, dilation = (ints(attrs[name]) for name in ("strides", "padding", "dilation"))
         groups = int(attrs["groups"])
     zero_points = params.weight_zero_point
-    bound, pair, quad, channel = weight_facts(weight, zero_points)
+    facts = weight_facts(weight, zero_points, groups=groups, dilation_width=dilation[1])
     workload = ConvWorkload(
         batch=image[0],
         in_height=image[1],
@@ -164,11 +165,8 @@ def describe(call: Expr, threads: int = 1) -> tuple[ConvWorkload, ConvConstants]
         out_dtype=params.out_dtype,  # type: ignore[arg-type]
         data_zero_point=params.data_zero_point,
         weight_zero_point=int(zero_points[0]) if (zero_points == zero_points[0]).all() else None,
-        weight_bound=bound,
-        pair_bound=pair,
-        quad_bound=quad,
-        channel_bound=channel,
         threads=threads,
+        **asdict(facts),
     )
     if workload.accumulator_bound() > _INT32_MAX:
         raise UnsupportedWorkload(f"its accumulator may reach {workload.accumulator_bound()}, more than 32 bits hold")

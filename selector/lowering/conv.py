@@ -18,7 +18,7 @@ import numpy as np
 
 from selector.lowering.dot import Dot
 from selector.lowering.kernel import Kernel
-from selector.lowering.operands import Operands, reduction_runs
+from selector.lowering.operands import Operands
 from selector.lowering.prepare import Band
 from selector.lowering.register_tile import RegisterTile, tile_shapes
 from selector.lowering.requantize import Epilogue
@@ -37,21 +37,21 @@ from selector.lowering.tir import (
     unrolled,
 )
 from selector.target import TargetProfile
+from selector.weights import is_merged, reduction_runs
 from selector.workload import ConvConstants, ConvWorkload
 
 NAME = "direct"
-MAX_DOT_GROUPS = 2
+MAX_DOT_GROUPS = 2  # vectors of each operand that a step may take
 _UNROLLED_STEPS = 12
 
 
-def reduction_order(weight: np.ndarray, workload: ConvWorkload, depth: int) -> np.ndarray:
-    """Weights (O, KH, KW, C/groups) as (O, runs, length), in the order in which dots of any ``depth`` read them."""
-    return reduction_runs(weight, merged=_merges(workload))
+def takes(workload: ConvWorkload) -> bool:
+    """Every convolution."""
+    return True
 
 
 def _merges(workload: ConvWorkload) -> bool:
-    """Whether a row of the kernel is one contiguous stretch of memory."""
-    return workload.groups == 1 and workload.dilation[1] == 1
+    return is_merged(workload.groups, workload.dilation[1])
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,6 @@ def takes(workload: ConvWorkload) -> bool:
     return workload.kind == "depthwise" and workload.out_channels >= _MIN_CHANNELS
 
 
-def reduction_order(weight: np.ndarray, workload: ConvWorkload, depth: int) -> np.ndarray:
-    """Weights (O, KH, KW, 1) as (O, dots, depth), in the order in which dots of ``depth`` read them."""
-    return pack(weight, workload, depth).reshape(len(weight), -1, depth)
-
-
 @dataclass(frozen=True)
 class RowPlan:
     """Which input rows are interleaved for which output rows."""

@@ -13,9 +13,9 @@ from typing import Literal
 
 from tvm.tirx.script import builder as T
 
-from selector.lowering.operands import WeightBounds
 from selector.lowering.tir import Expr, cast, const, intrinsic, splat, vector
 from selector.target import TargetProfile
+from selector.weights import WeightFacts
 
 Emit = Callable[["Dot", Expr, list[Expr], list[Expr], Expr], Expr]
 
@@ -37,7 +37,7 @@ class Dot:
     setup_uops: float  # vector instructions once per loaded group of data
     emit: Emit
     ones: bool = False  # whether ``emit`` multiplies words by one, a constant worth a register
-    safe: Callable[[WeightBounds], bool] = lambda bounds: True  # proof that no intermediate saturates
+    safe: Callable[[WeightFacts], bool] = lambda facts: True  # proof that no intermediate saturates
 
     @property
     def step(self) -> int:
@@ -158,7 +158,7 @@ def _x86_rows() -> list[Dot]:
                 _pmaddubsw,
                 groups=2,
                 ones=True,
-                safe=lambda bounds: bounds.quad <= 128,
+                safe=lambda facts: facts.quad_bound <= 128,
             )
         )
         rows.append(
@@ -171,7 +171,7 @@ def _x86_rows() -> list[Dot]:
                 3,
                 _pmaddubsw,
                 ones=True,
-                safe=lambda bounds: bounds.pair <= 128,
+                safe=lambda facts: facts.pair_bound <= 128,
             )
         )
         if isa != "avx512bw":  # AVX-512 has no psign
@@ -186,7 +186,7 @@ def _x86_rows() -> list[Dot]:
                     _signed_pmaddubsw,
                     setup_uops=1,
                     ones=True,
-                    safe=lambda bounds: bounds.weight <= 127,
+                    safe=lambda facts: facts.weight_bound <= 127,
                 )
             )
         # Exact for any weights: data widened once into scratch memory, weights widened as they are loaded.

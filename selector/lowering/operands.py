@@ -36,15 +36,6 @@ class Operands:
         return bool(self.weight_zero_point.any())
 
 
-@dataclass(frozen=True, slots=True)
-class WeightBounds:
-    """What the constant weights prove about the intermediates of 8-bit dot products (see ``weight_bounds``)."""
-
-    weight: int  # max |w|
-    pair: int  # max over adjacent pairs of the sum of the products' weights that can have one sign
-    quad: int  # the same over two pairs that are added before they are widened
-
-
 def make_operands(
     workload: ConvWorkload,
     constants: ConvConstants,
@@ -71,46 +62,6 @@ def make_operands(
         weight_zero_point=zero_point.astype(np.int32),
         bias=wrap_int32(bias),
     )
-
-
-def byte_weight_offset(constants: ConvConstants) -> np.ndarray:
-    """c_o, (O,) int64, that brings each output channel's weights into int8, without Term2 and without -128 if possible.
-
-    Subtracting the zero point itself removes Term2; where the result would not fit, uint8 weights are shifted by 128
-    and int8 weights are left alone.
-    """
-    weight = constants.weight.astype(np.int64).reshape(len(constants.weight), -1)
-    zero_point = constants.weight_zero_point.astype(np.int64)
-    low, high = weight.min(axis=1) - zero_point, weight.max(axis=1) - zero_point
-    fits = (low >= -128) & (high <= 127)
-    shift = 128 if constants.weight.dtype == np.uint8 else 0
-    return np.where(fits, zero_point, shift)
-
-
-def reduction_runs(weight: np.ndarray, *, merged: bool) -> np.ndarray:
-    """Weights (O, KH, KW, C) as (O, runs, length): the order in which the reduction walks through memory.
-
-    ``merged``: a row of the kernel is one run over KW*C consecutive elements; else every tap is a run of its own.
-    """
-    out_channels, kernel_height, kernel_width, channels = weight.shape
-    if merged:
-        return weight.reshape(out_channels, kernel_height, kernel_width * channels)
-    return weight.reshape(out_channels, kernel_height * kernel_width, channels)
-
-
-def weight_bounds(runs: np.ndarray) -> WeightBounds:
-    """Bounds of signed weights (O, runs, length) in reduction order.
-
-    ``pmaddubsw`` adds the products of two neighbours in int16: with data 0..255 the sum stays within
-    ``255 * max(sum of positive weights, -sum of negative weights)`` of the pair, which fits if that sum is at most 128.
-    """
-    padded = np.pad(runs.astype(np.int16), ((0, 0), (0, 0), (0, -runs.shape[2] % 8)))
-    grouped = padded.reshape(*padded.shape[:2], -1, 2, 2, 2)  # two vectors of two pairs of two
-    one_signed = [np.maximum(sign * grouped, 0) for sign in (1, -1)]
-    pairs = [part[..., 0] + part[..., 1] for part in one_signed]
-    pair = max(int(part.max()) for part in pairs)
-    quad = max(int((part[..., 0, :] + part[..., 1, :]).max()) for part in pairs)
-    return WeightBounds(weight=int(np.abs(padded).max()), pair=pair, quad=quad)
 
 
 def wrap_int32(values: np.ndarray) -> np.ndarray:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from hypothesis import strategies as st
 
-from selector.workload import ConvConstants, ConvWorkload, Requantize, weight_facts
+from selector.weights import weight_facts
+from selector.workload import ConvConstants, ConvWorkload, Requantize
 
 WEIGHTS: dict[str, Callable[[np.random.Generator, tuple[int, ...], int, int], np.ndarray]] = {
     # name -> (rng, shape, low, high) -> signed weights; what the names promise is what saturation proofs look at
@@ -75,9 +75,10 @@ def make_case(
 
 def with_facts(workload: ConvWorkload, constants: ConvConstants) -> ConvWorkload:
     """The workload with what its weights say about it."""
-    bounds = weight_facts(constants.weight, constants.weight_zero_point)
-    names = ("weight_bound", "pair_bound", "quad_bound", "channel_bound")
-    return replace(workload, **dict(zip(names, bounds, strict=True)))
+    facts = weight_facts(
+        constants.weight, constants.weight_zero_point, groups=workload.groups, dilation_width=workload.dilation[1]
+    )
+    return replace(workload, **asdict(facts))
 
 
 def random_requantize(rng: np.random.Generator, workload: ConvWorkload) -> Requantize:

@@ -49,6 +49,11 @@ class TargetProfile:
     l1_bytes: int  # data cache of one core
     l2_bytes: int  # per core
     l3_bytes: int  # shared; 0: none
+    spec: str = field(repr=False)  # the target as tvm takes it, in JSON
+
+    def tvm_target(self) -> tvm.target.Target:
+        """The target to compile for."""
+        return tvm.target.Target(self.spec)
 
     def has(self, *features: str) -> bool:
         """Whether the CPU has every one of these LLVM features."""
@@ -141,6 +146,7 @@ def _profile(target: tvm.target.Target) -> TargetProfile:
         l1_bytes=l1,
         l2_bytes=l2,
         l3_bytes=l3,
+        spec=str(target),
     )
 
 

@@ -26,12 +26,14 @@ def signed_offset(weight: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
     """c_o, (O,) int64: brings each output channel's weights (O, …) into int8, without Term2 if possible.
 
     Subtracting the zero point itself removes Term2; where the result would not fit, uint8 weights are shifted by 128
-    and int8 weights are left alone.
+    and int8 weights are left alone, or one less than that where it avoids -128, which no sign trick can negate.
     """
     wide = weight.astype(np.int64).reshape(len(weight), -1)
-    low, high = wide.min(axis=1) - zero_point, wide.max(axis=1) - zero_point
+    low, high = wide.min(axis=1), wide.max(axis=1)
     shift = 128 if weight.dtype == np.uint8 else 0
-    return np.where((low >= -128) & (high <= 127), zero_point.astype(np.int64), shift)
+    avoids_lowest = (low - shift == -128) & (high - shift < 127)
+    fits = (low - zero_point >= -128) & (high - zero_point <= 127)
+    return np.where(fits, zero_point.astype(np.int64), shift - avoids_lowest)
 
 
 def is_merged(groups: int, dilation_width: int) -> bool:

@@ -1,0 +1,1 @@
+"""Measuring both lowerings of a workload."""

@@ -1,0 +1,100 @@
+"""Policy ``measure``: build and time both lowerings of every distinct workload, and take the faster.
+
+The oracle that other policies are held against.  Results are kept on disk, by workload, target and kernel fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from selector.policy.base import Decision
+from selector.target import TargetProfile, profile
+from selector.workload import ConvWorkload
+
+
+class NotMeasurable(ValueError):
+    """The target's kernels cannot run on this machine."""
+
+
+class Measured:
+    """``cache``: an SQLite file; None: ``measured.sqlite`` in the user's cache folder."""
+
+    def __init__(self, cache: Path | None = None, max_seconds: float = 1.0) -> None:
+        self.cache = cache or cache_folder() / "measured.sqlite"
+        self.max_seconds = max_seconds  # for one workload
+
+    def decide(self, workload: ConvWorkload, target: TargetProfile) -> Decision:
+        """The lowering that is faster here, measured now or before.
+
+        Raises NotMeasurable for a target whose kernels this machine cannot run.
+        """
+        from selector.lowering.fingerprint import kernel_fingerprint
+
+        _check_runs_here(target)
+        key = _key(workload, target, kernel_fingerprint())
+        known = self._load(key)
+        if known is None:
+            known = self._measure(workload, target)
+            self._save(key, known)
+        ratio = known["log2_ratio"]
+        reason = f"measured int8 {known['int8_us']:.0f} us, int16 {known['int16_us']:.0f} us"
+        return Decision("int16" if ratio < 0 else "int8", source="measure", reason=reason, log2_ratio=ratio)
+
+    def _measure(self, workload: ConvWorkload, target: TargetProfile) -> dict[str, float]:
+        from selector.collect.runner import log2_ratio, measure
+
+        comparison = measure(workload, target, max_seconds=self.max_seconds)
+        times = {f"{name}_us": comparison.timing(name).median_ms * 1e3 for name in ("int8", "int16")}
+        return {"log2_ratio": log2_ratio(comparison)} | times
+
+    def _load(self, key: str) -> dict[str, float] | None:
+        if not self.cache.exists():
+            return None
+        with closing(self._connect()) as connection:
+            row = connection.execute("SELECT result FROM measured WHERE key = ?", (key,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def _save(self, key: str, result: dict[str, float]) -> None:
+        self.cache.parent.mkdir(parents=True, exist_ok=True)
+        with closing(self._connect()) as connection, connection:
+            connection.execute("INSERT OR REPLACE INTO measured VALUES (?, ?)", (key, json.dumps(result)))
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.cache, timeout=30)
+        connection.execute("CREATE TABLE IF NOT EXISTS measured (key TEXT PRIMARY KEY, result TEXT NOT NULL)")
+        return connection
+
+
+def cache_folder() -> Path:
+    """Where results are kept between runs: ``SELECTOR_CACHE``, or ``selector`` in the user's cache folder."""
+    given = os.environ.get("SELECTOR_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "selector"
+
+
+def _key(workload: ConvWorkload, target: TargetProfile, fingerprint: str) -> str:
+    fields = [workload.to_dict(), target.name, sorted(target.features), profile().name, fingerprint]
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def _check_runs_here(target: TargetProfile) -> None:
+    here = profile("native")
+    missing = sorted(target.features & _INSTRUCTIONS - here.features)
+    if target.arch != here.arch or missing:
+        lacks = f"lacks {', '.join(missing)}" if missing else f"is {here.arch}"
+        raise NotMeasurable(
+            f"policy 'measure' runs the kernels it compares, but this machine {lacks}: measure on a {target.name}, or "
+            "choose another policy"
+        )
+
+
+# Features whose absence makes a kernel crash; others of a target, such as tuning flags, do not matter.
+_INSTRUCTIONS = frozenset(
+    "sse4.1 ssse3 avx avx2 fma avx512f avx512bw avx512vl avx512vnni avxvnni dotprod i8mm sve".split()
+)

@@ -182,11 +182,13 @@ def without_scope_warnings() -> Iterator[None]:
 def _bad_input_types() -> tuple[type[Exception], ...]:
     """The errors that say the user's input is at fault; imported late, because TVM takes seconds."""
     from selector.graph.frontend import ModelError
+    from selector.kernel_cases import ShapesError
     from selector.peers import PeerUnavailable
     from selector.policy import UnknownPolicy
+    from selector.report.roofline import PlotUnavailable
     from selector.target import UnknownTarget
 
-    return BadInput, ModelError, PeerUnavailable, UnknownPolicy, UnknownTarget
+    return BadInput, ModelError, PeerUnavailable, PlotUnavailable, ShapesError, UnknownPolicy, UnknownTarget
 
 
 def _first_line(error: Exception) -> str:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
+from typer.core import TyperGroup
 
 from selector.cli.bench import bench
+from selector.cli.bench_kernels import bench_kernels
 from selector.cli.compile import compile_network
 from selector.cli.explain import explain
 from selector.cli.run import run
+
+
+class _Bench(TyperGroup):
+    """``bench net.onnx`` is short for ``bench network net.onnx``."""
+
+    # the context is of typer's own copy of click, or of the public one in older versions
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["network", *args]
+        return super().parse_args(ctx, args)
+
 
 app = typer.Typer(
     help="Compile quantized networks with TVM, choosing an exact integer lowering for each convolution.",
@@ -18,4 +33,7 @@ app = typer.Typer(
 app.command("compile")(compile_network)
 app.command("run")(run)
 app.command("explain")(explain)
-app.command("bench")(bench)
+bench_app = typer.Typer(cls=_Bench, help="Time a network, or the kernels of single convolutions, in turns with peers.")
+bench_app.command("network")(bench)
+bench_app.command("kernels")(bench_kernels)
+app.add_typer(bench_app, name="bench")

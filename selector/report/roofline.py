@@ -24,7 +24,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib as _  # noqa: F401
     except ImportError:
-        raise PlotUnavailable("a plot needs matplotlib: pip install 'tvm-selector[train]'") from None
+        raise PlotUnavailable("a plot needs matplotlib: pip install 'tvm-selector[bench]'") from None
 
 
 def memory_bandwidth() -> float:

@@ -21,6 +21,7 @@ from selector.graph.frontend import ModelError, load
 from selector.graph.legalize import Session, TensorSpec
 from selector.graph.pipeline import METADATA, quantized, session_pipeline
 from selector.graph.quiet import without_scope_warnings
+from selector.graph.transfer import Inputs, to_numpy
 from selector.lowering import pipeline as kernel_pipeline
 from selector.policy import Decision, Policy
 from selector.target import TargetLike, host_cores, profile, resolve
@@ -47,18 +48,23 @@ class CompiledModel:
         """TVM's virtual machine; made on first use, since what is compiled for another CPU cannot be loaded here."""
         return relax.VirtualMachine(self.executable, tvm.cpu())
 
+    @functools.cached_property
+    def _main(self) -> Any:
+        return self.vm["main"]
+
+    @functools.cached_property
+    def _staged(self) -> Inputs:
+        return Inputs(self.inputs)
+
     def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
         """Run the network once.  ``inputs`` in the model's order, with its shapes and dtypes; every output, in order.
 
+        One call at a time: a network's memory is its own, so threads of a program need one each.
         Raises ValueError for a wrong number of inputs, shape or dtype.
         """
-        if len(inputs) != len(self.inputs):
-            raise ValueError(f"the model takes {len(self.inputs)} inputs, got {len(inputs)}")
-        for spec, value in zip(self.inputs, inputs, strict=True):
-            spec.check(np.asarray(value))
+        tensors = self._staged.filled(inputs)
         _use_threads(self.threads)
-        result = self.vm["main"](*(tvm.runtime.tensor(np.ascontiguousarray(value)) for value in inputs))
-        return [value.numpy() for value in ([result] if hasattr(result, "numpy") else result)]
+        return to_numpy(self._main(*tensors))
 
     def save(self, path: str | os.PathLike[str], compiler: str | None = None) -> None:
         """Write a shared library that ``load_compiled`` and TVM load; the file appears whole or not at all.

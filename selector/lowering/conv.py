@@ -21,7 +21,7 @@ from selector.lowering.kernel import Kernel
 from selector.lowering.operands import Operands
 from selector.lowering.prepare import Band
 from selector.lowering.register_tile import RegisterTile, tile_shapes
-from selector.lowering.requantize import Epilogue
+from selector.lowering.requantize import Epilogue, channel_order
 from selector.lowering.tir import (
     Expr,
     Registers,
@@ -34,7 +34,6 @@ from selector.lowering.tir import (
     loop,
     splat,
     store,
-    unrolled,
 )
 from selector.target import TargetProfile
 from selector.weights import is_merged, reduction_runs
@@ -42,7 +41,6 @@ from selector.workload import ConvConstants, ConvWorkload
 
 NAME = "direct"
 MAX_DOT_GROUPS = 2  # vectors of each operand that a step may take
-_UNROLLED_STEPS = 12
 
 
 def takes(workload: ConvWorkload) -> bool:
@@ -104,7 +102,6 @@ class _Direct:
         self.operands = operands
         self.row = row
         self.target = target
-        self.epilogue = Epilogue.of(workload, constants, operands, target)
         merged = _merges(workload)
         runs = reduction_runs(operands.weight, merged=merged)
         self.run_shape = (workload.kernel_height, 1 if merged else workload.kernel_width)
@@ -112,7 +109,11 @@ class _Direct:
         self.steps = math.ceil(self.run_length / row.step)
         self.tile = choose_tile(workload, row, target, operands)
         self.block = self.tile.vectors * row.lanes
-        self.packed = self._pack(runs)
+        order = channel_order(self.tile.vectors, row.lanes, workload, target)
+        groups = range(0, workload.out_channels, workload.group_out_channels)
+        starts = [group + self.block_start(b) for group in groups for b in range(self.blocks)]
+        self.epilogue = Epilogue.of(workload, constants, operands, target, starts, order)
+        self.packed = self._pack(runs, np.concatenate(order))
         self.band = Band(workload, self.tile.rows, operands.data_dtype, operands.data_offset, operands.data_zero_point)
         self.direct = self._reads_in_place()
 
@@ -135,12 +136,12 @@ class _Direct:
             return min(block * self.block, last)
         return T.min(block * self.block, last) if last % self.block else block * self.block
 
-    def _pack(self, runs: np.ndarray) -> np.ndarray:
+    def _pack(self, runs: np.ndarray, order: np.ndarray) -> np.ndarray:
         row, work = self.row, self.work
         out_group = work.group_out_channels
         padded = np.zeros((work.groups, max(out_group, self.block), runs.shape[1], self.steps * row.step), runs.dtype)
         padded[:, :out_group, :, : self.run_length] = runs.reshape(work.groups, out_group, runs.shape[1], -1)
-        blocks = [padded[:, start : start + self.block] for start in map(self.block_start, range(self.blocks))]
+        blocks = [padded[:, self.block_start(b) + order] for b in range(self.blocks)]
         stacked = np.stack(blocks, axis=1)  # group, block, channel, run, reduction
         shape = (*stacked.shape[:2], self.tile.vectors, row.lanes, runs.shape[1], self.steps, row.groups, row.depth)
         order = (0, 1, 4, 5, 6, 2, 3, 7)  # group, block, run, step, dot group, vector, lane, depth
@@ -213,7 +214,7 @@ class _Direct:
         def tiles(line: Expr, first: int, number: int, width: int) -> None:
             def tile(t: Expr) -> None:
                 column = T.Bind(first + t * width + T.int32(0))
-                self._tile(line, column, width, channel, weight_base, data_base, group, sums)
+                self._tile(line, column, width, index, channel, weight_base, data_base, group, sums)
 
             loop(number, tile)
 
@@ -251,6 +252,7 @@ class _Direct:
         line: Expr,
         column: Expr,
         width: int,
+        block: Expr,
         channel: Expr,
         weight_base: Expr,
         data_base: Expr,
@@ -260,7 +262,7 @@ class _Direct:
         row, vectors = self.row, self.tile.vectors
         tile = RegisterTile(row, width, vectors)
         for j in range(vectors):
-            bias = self.epilogue.start(channel + j * row.lanes, row.lanes)
+            bias = self.epilogue.start(block * self.block + j * row.lanes)
             for i in range(width):
                 tile[i, j] = bias
         offsets = [T.Bind(data_base + offset) for offset in self._offsets(line, column, width)]
@@ -276,17 +278,14 @@ class _Direct:
                 starts = [offset + shift + k * row.step for offset in offsets]
                 tile.step(self.source, starts, self.weight, weights + k * tile.step_weights)
 
-            repeat(self.steps, step)
+            loop(self.steps, step)
 
-        # A short reduction is worth neither loops nor their addresses.
-        repeat = unrolled if math.prod(self.run_shape) * self.steps <= _UNROLLED_STEPS else loop
-        repeat(self.run_shape[0], lambda h: repeat(self.run_shape[1], lambda w: run(h, w)))
+        loop(self.run_shape[0], lambda h: loop(self.run_shape[1], lambda w: run(h, w)))
         for i in range(width):
             valid = self.work.group_out_channels if self.work.group_out_channels < self.block else None
             self.epilogue.emit(
                 [tile[i, j] for j in range(vectors)],
-                row.lanes,
-                channel,
+                block * self.block,
                 self.out,
                 self.out_base + (first + i) * self.work.out_channels + channel,
                 None if sums is None else [self._data_sum(sums, group, first + i)] * vectors,

@@ -19,7 +19,7 @@ from selector.lowering.dot import Dot
 from selector.lowering.kernel import Kernel
 from selector.lowering.operands import Operands
 from selector.lowering.prepare import convert
-from selector.lowering.requantize import Epilogue
+from selector.lowering.requantize import Epilogue, Order
 from selector.lowering.tir import Expr, Registers, T, branch, const, function, load, loop, otherwise, pick, splat, store
 from selector.target import TargetProfile
 from selector.workload import ConvConstants, ConvWorkload
@@ -32,6 +32,11 @@ _MIN_CHANNELS = 8
 def takes(workload: ConvWorkload) -> bool:
     """Whether this template takes the convolution; the direct template takes every one, as a grouped convolution."""
     return workload.kind == "depthwise" and workload.out_channels >= _MIN_CHANNELS
+
+
+def fits(workload: ConvWorkload, row: Dot) -> bool:
+    """Whether the channels fill one vector of the row."""
+    return row.lanes <= workload.out_channels
 
 
 @dataclass(frozen=True)
@@ -115,11 +120,14 @@ class _Depthwise:
         self.row = row
         self.target = target
         self.plan = RowPlan.of(workload, row.depth)
-        self.epilogue = Epilogue.of(workload, constants, operands, target)
         self.multiplier = workload.group_out_channels
         self.element_bytes = np.dtype(row.data_dtype).itemsize
         self.chunk = self._chunk()
-        self.vectors = 2 if self.chunk % (2 * row.lanes) == 0 and not operands.has_term2 else 1
+        self.piece = min(self.chunk, target.vector_bits // 8 // self.element_bytes)  # channels interleaved at once
+        self.in_lane = self._keeps_lanes()
+        self.vectors = self._vectors()
+        self.order = self._order()
+        self.epilogue = Epilogue.of(workload, constants, operands, target, self._starts(), self.order)
         self.width = workload.in_width + workload.padding[1] + workload.padding[3]
         self.columns = self._tile_columns()
 
@@ -128,6 +136,31 @@ class _Depthwise:
         channels, largest = self.work.out_channels, max(self.target.vector_bits // 8, self.row.lanes)
         sizes = [largest >> i for i in range(8) if largest >> i >= self.row.lanes and largest >> i <= channels]
         return min(sizes or [self.row.lanes], key=lambda size: (math.ceil(channels / size) * size, -size))
+
+    def _keeps_lanes(self) -> bool:
+        """Whether channels stay where 128-bit unpacking leaves them: the packs of the epilogue undo just that."""
+        wide = self.row.lanes == 8 and self.row.depth > 1 and self.piece == self.row.lanes * self.row.depth
+        small = self.work.out_dtype in ("uint8", "int8")
+        return wide and small and self.target.arch == "x86_64" and not self.operands.has_term2
+
+    def _vectors(self) -> int:
+        """Vectors of channels of a tile."""
+        if self.in_lane:
+            return self.row.depth
+        return 2 if self.chunk % (2 * self.row.lanes) == 0 and not self.operands.has_term2 else 1
+
+    def _order(self) -> Order:
+        """The channels of a chunk, vector by vector, as they lie in the scratch memory."""
+        lanes = self.row.lanes
+        if not self.in_lane:
+            return tuple(tuple(range(start, start + lanes)) for start in range(0, self.chunk, lanes))
+        pieces = range(0, self.chunk, self.piece)
+        half, quarter = self.piece // 2, lanes // 2
+        return tuple(
+            tuple(piece + upper * half + k * quarter + i for upper in (0, 1) for i in range(quarter))
+            for piece in pieces
+            for k in range(self.row.depth)
+        )
 
     def _tile_columns(self) -> int:
         """Output columns of a tile: as many accumulators as leave room for data, weights and constants."""
@@ -138,11 +171,10 @@ class _Depthwise:
     # -- constants -----------------------------------------------------------------------------------------------
 
     def _pack(self, weight: np.ndarray) -> np.ndarray:
-        """[channel vector][KW][out row][group][lane][depth]; the last vector of a chunk may overlap (see starts)."""
-        lanes = self.row.lanes
+        """[channel vector][KW][out row][group][lane][depth]; the last chunk may overlap the one before."""
         packed = pack(weight, self.work, self.row.depth)
-        starts = [start + offset for start in self._starts() for offset in range(0, self.chunk, lanes)]
-        stacked = np.stack([packed[start : start + lanes] for start in starts])  # vector, lane, KW, row, group, depth
+        slots = np.add.outer(self._starts(), np.array(self.order)).reshape(-1, self.row.lanes)
+        stacked = packed[slots]  # vector, lane, KW, out row, group, depth
         return np.ascontiguousarray(stacked.transpose(0, 2, 3, 4, 1, 5)).reshape(-1)
 
     def _starts(self) -> list[int]:
@@ -269,7 +301,7 @@ class _Depthwise:
 
     def _load_row(self, row_base: Expr, x: Expr, channel: Expr) -> list[tuple[Expr, int]]:
         """The chunk's channels of one input pixel in the stored form: (vector, its lanes)."""
-        lanes = min(self.chunk, self.target.vector_bits // 8 // self.element_bytes)
+        lanes = self.piece
         pieces = []
         for start in range(0, self.chunk, lanes):
             if self.multiplier == 1:
@@ -282,9 +314,10 @@ class _Depthwise:
         return pieces
 
     def _store_interleaved(self, rows: list[list[Expr]], scratch: Expr, target: Expr) -> None:
-        lanes = min(self.chunk, self.target.vector_bits // 8 // self.element_bytes)
+        lanes = self.piece
         for piece in range(len(rows[0])):
-            vectors = interleave([row[piece] for row in rows], lanes, min(lanes, 16 // self.element_bytes))
+            block = min(lanes, 16 // self.element_bytes)
+            vectors = interleave([row[piece] for row in rows], lanes, block, ordered=not self.in_lane)
             for i, value in enumerate(vectors):
                 store(scratch, target + (piece * len(rows) + i) * lanes, value, lanes)
 
@@ -324,7 +357,7 @@ class _Depthwise:
         accumulators = [Registers(outputs, "int32", lanes) for _ in self.weights]
         for acc, total in enumerate(accumulators):
             for i in range(outputs):
-                bias = self.epilogue.start(channel + i % vectors * lanes, lanes)
+                bias = self.epilogue.start((position + i % vectors) * lanes)
                 total[i] = bias if acc == 0 else const(0, "int32", lanes)
         used = [plan.used(work, depth, g) for g in range(plan.out_rows)]
         base = T.Bind(first_column * (work.stride[1] * self.chunk * depth) + chunk_offset * depth)
@@ -351,8 +384,7 @@ class _Depthwise:
                 index = (out_row + g * work.out_width + first_column + i) * work.out_channels + channel
                 self.epilogue.emit(
                     [accumulators[0][slot] for slot in slots],
-                    lanes,
-                    channel,
+                    position * lanes,
                     self.out,
                     index,
                     [accumulators[1][slot] for slot in slots] if self.operands.has_term2 else None,
@@ -375,10 +407,11 @@ class _Depthwise:
         ]
 
 
-def interleave(rows: list[Expr], lanes: int, block: int) -> list[Expr]:
+def interleave(rows: list[Expr], lanes: int, block: int, *, ordered: bool = True) -> list[Expr]:
     """Element ``e`` of every row next to each other: ``depth`` vectors of ``lanes`` from ``depth`` (1, 2 or 4) rows.
 
-    Works inside 128-bit blocks of ``block`` elements first (one unpack instruction a step) and orders blocks last.
+    Works inside 128-bit blocks of ``block`` elements first (one unpack instruction a step); with ``ordered`` the blocks
+    are then put into the order of the elements.
     """
     depth = len(rows)
     if depth == 1:
@@ -395,9 +428,9 @@ def interleave(rows: list[Expr], lanes: int, block: int) -> list[Expr]:
         vectors = [vector for pair in low_high for vector in pair]
         width *= 2
     blocks = lanes // block
-    if blocks == 1:
+    if blocks == 1 or not ordered:
         return vectors
-    ordered = []
+    result = []
     for m in range(depth):
         indices = []
         for position in range(blocks):
@@ -405,8 +438,8 @@ def interleave(rows: list[Expr], lanes: int, block: int) -> list[Expr]:
             indices += [source * lanes + source_block * block + e for e in range(block)]
         used = sorted({index // lanes for index in indices})
         remap = {vector: k for k, vector in enumerate(used)}
-        ordered.append(pick([vectors[v] for v in used], [remap[i // lanes] * lanes + i % lanes for i in indices]))
-    return ordered
+        result.append(pick([vectors[v] for v in used], [remap[i // lanes] * lanes + i % lanes for i in indices]))
+    return result
 
 
 def _zip(a: Expr, b: Expr, lanes: int, block: int, width: int, part: int) -> Expr:

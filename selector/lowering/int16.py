@@ -19,12 +19,15 @@ def build(name: str, workload: ConvWorkload, constants: ConvConstants, target: T
         weight_dtype="int16",
         weight_offset=constants.weight_zero_point.astype("int64"),
     )
-    row = dot.candidates(target, "int16")[0]
+    rows = dot.candidates(target, "int16")
+    row = rows[0]
     scheme = _best_scheme(workload, constants, row, target)
     if scheme is not None:
         full = f"{name}__winograd{scheme.size}_{row.name}"
         return winograd.build(full, scheme, workload, constants, operands, row, target)
     template = depthwise if depthwise.takes(workload) else conv
+    if template is depthwise:
+        row = next(row for row in rows if depthwise.fits(workload, row))
     return template.build(f"{name}__{template.NAME}_{row.name}", workload, constants, operands, row, target)
 
 

@@ -29,6 +29,8 @@ def choose(workload: ConvWorkload, facts: WeightFacts, target: TargetProfile) ->
     """The dot instruction and the template module for weights of which ``facts`` are true."""
     template = depthwise if depthwise.takes(workload) else conv
     rows = (row for row in dot.candidates(target, "int8") if row.groups <= template.MAX_DOT_GROUPS)
+    if template is depthwise:
+        rows = (row for row in rows if depthwise.fits(workload, row))
     return next(row for row in rows if row.safe(facts)), template
 
 

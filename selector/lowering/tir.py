@@ -77,12 +77,6 @@ def loop(extent: int, body: Callable[[Expr], None], *, parallel: bool = False) -
             body(i)
 
 
-def unrolled(extent: int, body: Callable[[Expr], None]) -> None:
-    """``loop`` written out."""
-    for i in range(extent):
-        body(i)
-
-
 @contextlib.contextmanager
 def branch(condition: Expr) -> Iterator[None]:
     """``if condition: ...``"""

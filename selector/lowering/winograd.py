@@ -28,7 +28,7 @@ from selector.lowering.kernel import Kernel
 from selector.lowering.operands import Operands
 from selector.lowering.prepare import Band
 from selector.lowering.register_tile import RegisterTile, tile_shapes
-from selector.lowering.requantize import Epilogue
+from selector.lowering.requantize import Epilogue, channel_order
 from selector.lowering.tir import Expr, T, const, function, load, loop, store
 from selector.target import TargetProfile
 from selector.workload import ConvConstants, ConvWorkload
@@ -171,7 +171,6 @@ class _Winograd:
         target: TargetProfile,
     ) -> None:
         self.scheme, self.work, self.row, self.target = scheme, workload, row, target
-        self.epilogue = Epilogue.of(workload, constants, operands, target)
         self.tile_rows = math.ceil(workload.out_height / scheme.size)
         self.tile_columns = math.ceil(workload.out_width / scheme.size)
         self.image_tiles = self.tile_rows * self.tile_columns
@@ -183,7 +182,12 @@ class _Winograd:
         # Elements from one position to the next in V and M.
         self.data_stride = _odd_lines(self.tiles * self.channels, 2)
         self.product_stride = _odd_lines(self.tiles * self.block, 4)
-        self.packed = self._pack(operands.weight)
+        starts = [
+            min(start, self._padded_channels - self.block) for start in range(0, workload.out_channels, self.block)
+        ]
+        order = channel_order(self.vectors, row.lanes, workload, target)
+        self.epilogue = Epilogue.of(workload, constants, operands, target, starts, order)
+        self.packed = self._pack(operands.weight, np.add.outer(starts, np.concatenate(order)))
         self.band = Band(self._padded(), self._band_rows() * scheme.size, "int16", operands.data_offset, 0)
 
     def _band_rows(self) -> int:
@@ -216,16 +220,19 @@ class _Winograd:
         """Blocks of output channels; the last one overlaps the one before."""
         return math.ceil(self.work.out_channels / self.block)
 
-    def _pack(self, weight: np.ndarray) -> np.ndarray:
-        """U as [block][position][step][vector][lane][depth]."""
-        row, out = self.row, self.work.out_channels
+    @property
+    def _padded_channels(self) -> int:
+        """Output channels, at least a block."""
+        return max(self.work.out_channels, self.block)
+
+    def _pack(self, weight: np.ndarray, slots: np.ndarray) -> np.ndarray:
+        """U as [block][position][step][vector][lane][depth]; ``slots`` (blocks, block): the channel of each lane."""
+        row = self.row
         transformed = transform_weights(self.scheme, weight)
-        padded = np.zeros((len(transformed), max(out, self.block), self.channels), np.int16)
-        padded[:, :out, : self.work.in_channels] = transformed
-        starts = [min(start, padded.shape[1] - self.block) for start in range(0, out, self.block)]
-        stacked = np.stack([padded[:, start : start + self.block] for start in starts])
-        shape = (*stacked.shape[:2], self.vectors, row.lanes, self.steps, row.groups, row.depth)
-        return np.ascontiguousarray(stacked.reshape(shape).transpose(0, 1, 4, 5, 2, 3, 6)).reshape(-1)
+        padded = np.zeros((len(transformed), self._padded_channels, self.channels), np.int16)
+        padded[:, : self.work.out_channels, : self.work.in_channels] = transformed
+        shape = (len(transformed), len(slots), self.vectors, row.lanes, self.steps, row.groups, row.depth)
+        return np.ascontiguousarray(padded[:, slots].reshape(shape).transpose(1, 0, 4, 5, 2, 3, 6)).reshape(-1)
 
     def arguments(self) -> list[tuple[str, int, str]]:
         """Arguments of the kernel."""
@@ -342,7 +349,7 @@ class _Winograd:
             row = T.Bind((first + index) // self.tile_columns * scheme.size)
             column = T.Bind((first + index) % self.tile_columns * scheme.size)
             for j in range(self.vectors):
-                values = self._inverse(products, T.Bind(index * self.block + j * lanes), channel + j * lanes)
+                values = self._inverse(products, T.Bind(index * self.block + j * lanes), block * self.block + j * lanes)
                 for pixel, value in enumerate(values):
                     store(outputs, pixel * self.block + j * lanes, value, lanes)
 
@@ -351,7 +358,7 @@ class _Winograd:
                 values = [load(outputs, at + v * lanes, lanes) for v in range(self.vectors)]
                 pixel = (image * work.out_height + row + i) * work.out_width + column + j
                 index = T.Bind(pixel * work.out_channels + channel)
-                self.epilogue.emit(values, lanes, channel, self.out, index, valid=valid)
+                self.epilogue.emit(values, block * self.block, self.out, index, valid=valid)
 
             # Tiles at the lower and right edges may reach over.
             with T.serial(T.min(work.out_height - row, scheme.size)) as i:
@@ -360,7 +367,7 @@ class _Winograd:
 
         loop(self.tiles, tile)
 
-    def _inverse(self, products: Expr, start: Expr, channel: Expr) -> list[Expr]:
+    def _inverse(self, products: Expr, start: Expr, slot: Expr) -> list[Expr]:
         """The m² outputs of one tile and one vector of channels, bias included."""
         scheme, lanes = self.scheme, self.row.lanes
         points, stride = scheme.points, self.product_stride
@@ -368,7 +375,7 @@ class _Winograd:
         for j in range(points):
             m = [T.Bind(load(products, start + (i * points + j) * stride, lanes)) for i in range(points)]
             columns.append([T.Bind(value) for value in scheme.inverse(m)])
-        bias = self.epilogue.start(channel, lanes)
+        bias = self.epilogue.start(slot)
         outputs = []
         for i in range(scheme.size):
             for value in scheme.inverse([columns[j][i] for j in range(points)]):

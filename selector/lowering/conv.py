@@ -144,8 +144,8 @@ class _Direct:
         blocks = [padded[:, self.block_start(b) + order] for b in range(self.blocks)]
         stacked = np.stack(blocks, axis=1)  # group, block, channel, run, reduction
         shape = (*stacked.shape[:2], self.tile.vectors, row.lanes, runs.shape[1], self.steps, row.groups, row.depth)
-        order = (0, 1, 4, 5, 6, 2, 3, 7)  # group, block, run, step, dot group, vector, lane, depth
-        return np.ascontiguousarray(stacked.reshape(shape).transpose(order)).reshape(-1)
+        axes = (0, 1, 4, 5, 6, 2, 3, 7)  # group, block, run, step, dot group, vector, lane, depth
+        return np.ascontiguousarray(stacked.reshape(shape).transpose(axes)).reshape(-1)
 
     def arguments(self) -> list[tuple[str, int, str]]:
         """Arguments of the kernel."""

@@ -27,6 +27,7 @@ from selector.workload import ConvConstants, ConvWorkload
 NAME = "depthwise"
 MAX_DOT_GROUPS = 1
 _MIN_CHANNELS = 8
+_INTERLEAVE_UOPS = 2.2  # instructions that interleaving costs a row, column and vector of channels
 
 
 def takes(workload: ConvWorkload) -> bool:
@@ -57,7 +58,8 @@ class RowPlan:
         def cost(out_rows: int) -> float:
             groups = math.ceil(((out_rows - 1) * stride + kernel) / depth)
             dots = sum(len(cls(out_rows, groups, 1).used(workload, depth, g)) for g in range(out_rows))
-            return (dots * workload.kernel_width * 3 + groups * depth * stride) / out_rows
+            interleaving = groups * depth * workload.stride[1] * _INTERLEAVE_UOPS
+            return (dots * workload.kernel_width * 3 + interleaving) / out_rows
 
         out_rows = min(range(1, min(4, workload.out_height) + 1), key=cost)
         return cls(out_rows, math.ceil(((out_rows - 1) * stride + kernel) / depth), 1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import tvm
+from tvm import relax
 
-from selector.graph.ir import Expr, Graph, constant, dtype_of, ints, op_name, static_shape
+from selector.graph.ir import Expr, Graph, constant, dtype_of, ints, op_name, scalar, static_shape
 
 _REARRANGING = ("relax.reshape", "relax.permute_dims", "relax.expand_dims", "relax.squeeze")
 
@@ -73,6 +75,33 @@ def prim_value(expr: Expr) -> float:
     if not isinstance(value, int | float):
         raise ValueError(f"expected an immediate number, got {expr}")
     return float(value)
+
+
+def prim_values(expr: Expr) -> list[int] | None:
+    """Python integers of a tuple of immediates, as ``relax.strided_slice`` takes its bounds; None for anything else."""
+    if not isinstance(expr, relax.Tuple):
+        return None
+    fields = [getattr(field, "value", None) for field in expr.fields]
+    fields = [value.value if isinstance(value, tvm.tirx.IntImm) else value for value in fields]
+    values = [value for value in fields if isinstance(value, int)]
+    return values if len(values) == len(fields) else None
+
+
+def activation(graph: Graph, call: Expr) -> tuple[float, float] | None:
+    """The bounds that a call clips its first operand to; None if it is no such operator."""
+    name = op_name(call)
+    if name == "relax.nn.relu":
+        return 0.0, math.inf
+    if name == "relax.nn.relu6":
+        return 0.0, 6.0
+    if name == "relax.clip":
+        return prim_value(call.args[1]), prim_value(call.args[2])
+    if name in ("relax.maximum", "relax.minimum"):
+        bound = scalar(graph.value(call.args[1]))
+        if bound is None or static_shape(call) != static_shape(call.args[0]):
+            return None
+        return (float(bound), math.inf) if name == "relax.maximum" else (-math.inf, float(bound))
+    return None
 
 
 def _along(part: np.ndarray, axis: int, shape: tuple[int, ...]) -> np.ndarray:

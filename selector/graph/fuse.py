@@ -19,7 +19,7 @@ import tvm
 from tvm import relax
 
 from selector.graph import op
-from selector.graph.constants import QuantTensor, fold, prim_value, quant_tensor
+from selector.graph.constants import QuantTensor, activation, fold, quant_tensor
 from selector.graph.ir import (
     Bindings,
     Emitter,
@@ -207,23 +207,13 @@ def _absorb(graph: Graph, match: Match, call: Expr) -> bool:
         if match.bias is None:
             match.bias = fold(graph, other)
         return match.bias is not None
-    if name == "relax.nn.relu":
-        bounds: tuple[float, float] = (0.0, math.inf)
-    elif name == "relax.nn.relu6":
-        bounds = (0.0, 6.0)
-    elif name == "relax.clip":
-        bounds = (prim_value(call.args[1]), prim_value(call.args[2]))
-    elif name in ("relax.maximum", "relax.minimum"):
-        bound = scalar(graph.value(call.args[1]))
-        if bound is None or static_shape(call) != static_shape(match.result):
-            return False
-        bounds = (float(bound), math.inf) if name == "relax.maximum" else (-math.inf, float(bound))
-    elif name == "relax.quantize":
+    if name == "relax.quantize":
         if dtype_of(call) not in QUANTIZED or scalar(call.args[1]) is None or scalar(call.args[2]) is None:
             return False
         match.quantize = call
         return True
-    else:
+    bounds = activation(graph, call)
+    if bounds is None:
         return False
     match.clip = (min(max(low, bounds[0]), bounds[1]), max(min(high, bounds[1]), bounds[0]))
     return True

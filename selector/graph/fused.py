@@ -4,6 +4,8 @@
     quantize(mean(dequantize(q), (H, W)))                            ->  relax.qnn.pool2d(q), over the whole image
     max_pool2d(q)                                                    ->  relax.qnn.pool2d(q)
     concat(a, quantize(dequantize(b)), ...) [, channel shuffle]      ->  relax.qnn.concat(a, b, ...)
+    slices of the channels of that                                   ->  the same, with several results
+    quantize(clip(dequantize(a) + dequantize(b))), also *            ->  relax.qnn.binary(a, b)
     quantize(f(dequantize(q))), f elementwise and dear               ->  relax.qnn.lookup(q, table)
 
 Runs after the layout pass; what is not NHWC stays as it is.
@@ -12,21 +14,43 @@ Runs after the layout pass; what is not NHWC stays as it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tvm
 from tvm import relax
 
-from selector.graph import kernels, table
+from selector.graph import fused_ops, table
+from selector.graph.constants import activation, prim_values
 from selector.graph.integer import params_of
-from selector.graph.ir import Bindings, Emitter, Expr, Graph, Var, dtype_of, ints, op_name, rewrite, static_shape
+from selector.graph.ir import (
+    Bindings,
+    Emitter,
+    Expr,
+    Graph,
+    Var,
+    dtype_of,
+    ints,
+    is_dataflow_var,
+    op_name,
+    rewrite,
+    static_shape,
+)
 from selector.graph.kernels import Params, Pool
 
-POOL = "relax.qnn.pool2d"
-CONCAT = "relax.qnn.concat"
-LOOKUP = "relax.qnn.lookup"
 _8BIT = ("uint8", "int8")
+_UNBOUNDED = (-math.inf, math.inf)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A variable to redefine."""
+
+    var: Var
+    value: Expr  # up to a reshape; with slices a tuple, and ``var`` is not needed any more
+    slices: Sequence[Var] = ()  # what to redefine as the elements of the tuple
 
 
 def fuse_kernels(mod: tvm.IRModule) -> tvm.IRModule:
@@ -34,33 +58,40 @@ def fuse_kernels(mod: tvm.IRModule) -> tvm.IRModule:
 
     def block_pass(bindings: Bindings) -> Bindings:
         graph = Graph(bindings)
-        values: dict[Var, Expr] = {}
-        out = Emitter()
+        found: dict[Var, Found] = {}
         for binding in bindings:
-            found = _RULES.get(op_name(binding.value) or "", _no_rule)(graph, binding.var, binding.value)
-            if found is not None:
-                values[found[0]] = found[1]
-        for binding in bindings:
-            value = values.get(binding.var)
-            if value is None:
-                out.bindings.append(binding)
-            elif static_shape(typed := out.typed(value)) == static_shape(binding.var):
-                out.bind(binding.var, typed)
-            else:
-                out.bind(binding.var, out.typed(relax.op.reshape(out.emit(typed), static_shape(binding.var))))
-        return out.bindings if values else bindings
+            one = _RULES.get(op_name(binding.value) or "", _no_rule)(graph, binding.var, binding.value)
+            if one is not None:
+                found[one.var] = one
+        return _rebound(bindings, found) if found else bindings
 
     return rewrite(mod, block_pass)
 
 
-Found = tuple[Var, Expr] | None  # the variable to redefine, and its value up to a reshape
+def _rebound(bindings: Bindings, found: Mapping[Var, Found]) -> Bindings:
+    out = Emitter()
+    elements: dict[Var, Expr] = {}
+    for binding in bindings:
+        one = found.get(binding.var)
+        if binding.var in elements:
+            out.bind(binding.var, elements[binding.var])
+        elif one is None:
+            out.bindings.append(binding)
+        elif one.slices:
+            parts = out.emit(one.value)
+            elements |= {var: relax.TupleGetItem(parts, index) for index, var in enumerate(one.slices)}
+        elif static_shape(typed := out.typed(one.value)) == static_shape(binding.var):
+            out.bind(binding.var, typed)
+        else:
+            out.bind(binding.var, out.typed(relax.op.reshape(out.emit(typed), static_shape(binding.var))))
+    return out.bindings
 
 
-def _no_rule(_graph: Graph, _var: Var, _call: Expr) -> Found:
+def _no_rule(_graph: Graph, _var: Var, _call: Expr) -> Found | None:
     return None
 
 
-def _quantize(graph: Graph, var: Var, call: Expr) -> Found:
+def _quantize(graph: Graph, var: Var, call: Expr) -> Found | None:
     """Average pooling, or any function of single elements, between a dequantize and this quantize."""
     pooled = graph.value(call.args[0])
     out = params_of(call, dtype_of(call))
@@ -68,24 +99,59 @@ def _quantize(graph: Graph, var: Var, call: Expr) -> Found:
         return None
     if op_name(pooled) not in ("relax.mean", "relax.nn.avg_pool2d", "relax.nn.adaptive_avg_pool2d"):
         found = table.lookup(graph, call, out)
-        return None if found is None else (var, tvm.ir.Call(tvm.ir.Op.get(LOOKUP), [found[0], relax.const(found[1])]))
+        return _binary(graph, var, call, out) if found is None else Found(var, fused_ops.lookup(*found))
     source = _dequantized(graph, pooled.args[0])
     pool = _average(pooled, static_shape(pooled.args[0]))
     if source is None or pool is None:
         return None
-    return var, _pool_call(source[0], pool, source[1], out)
+    return Found(var, fused_ops.pool2d(source[0], pool, source[1], out))
 
 
-def _max_pool(_graph: Graph, var: Var, call: Expr) -> Found:
+def _max_pool(_graph: Graph, var: Var, call: Expr) -> Found | None:
     shape, attrs = static_shape(call.args[0]), call.attrs
     dtype = dtype_of(call.args[0])
     if dtype not in _8BIT or shape is None or str(attrs.layout) != "NHWC" or ints(attrs.dilation) != (1, 1):
         return None
     same = Params(1.0, 0, str(dtype))
-    return var, _pool_call(call.args[0], _windows("max", shape, static_shape(call), attrs), same, same)
+    pool = _windows("max", shape, static_shape(call), attrs)
+    return Found(var, fused_ops.pool2d(call.args[0], pool, same, same))
 
 
-def _concat(graph: Graph, var: Var, call: Expr) -> Found:
+def _binary(graph: Graph, var: Var, call: Expr, out: Params) -> Found | None:
+    """A sum or product of two dequantized tensors, clipped or not, between them and this quantize."""
+    value, clip = graph.value(call.args[0]), _UNBOUNDED
+    while (bounds := activation(graph, value)) is not None:
+        # the operators nearer to the quantize come first here and have the last word
+        clip = max(min(bounds[0], clip[1]), clip[0]), min(max(bounds[1], clip[0]), clip[1])
+        value = graph.value(value.args[0])
+    kind = {"relax.add": "add", "relax.multiply": "multiply"}.get(op_name(value) or "")
+    if kind is None:
+        return None
+    sources = [_dequantized(graph, arg) for arg in value.args]
+    shapes = [static_shape(arg) for arg in value.args]
+    if shapes[0] != static_shape(value):
+        sources, shapes = sources[::-1], shapes[::-1]
+    if sources[0] is None or sources[1] is None or shapes[0] != static_shape(value) or not shapes[0]:
+        return None
+    spread = (shapes[0][0], *[1] * (len(shapes[0]) - 2), shapes[0][-1])
+    if shapes[1] != shapes[0] and (len(shapes[0]) < 3 or shapes[1] != spread):
+        return None
+    params = [sources[0][1], sources[1][1]]
+    args = [sources[0][0], sources[1][0]]
+    return Found(var, fused_ops.binary(kind, args, params, out, _levels(clip, out)))
+
+
+def _levels(clip: tuple[float, float], out: Params) -> tuple[int, int]:
+    """Bounds in real units as levels: quantizing is monotone, so clipping can wait until after it."""
+    info = np.iinfo(out.dtype)
+    low, high = (
+        np.clip(np.rint(np.float32(bound) / np.float32(out.scale)) + out.zero_point, info.min, info.max)
+        for bound in clip
+    )
+    return int(low), int(high)
+
+
+def _concat(graph: Graph, var: Var, call: Expr) -> Found | None:
     if not isinstance(call.args[0], relax.Tuple) or dtype_of(call) not in _8BIT or call.attrs.axis is None:
         return None
     shape = static_shape(call)
@@ -99,12 +165,14 @@ def _concat(graph: Graph, var: Var, call: Expr) -> Found:
     params = [out if source is None else source for _, source, _ in sources]
     values = [value for value, _, _ in sources]
     shuffled = _shuffled(graph, var, shape, [static_shape(value) for value in values])
-    attrs: dict[str, Any] = {"shuffled": shuffled is not None, **_encoded("out", [out]), **_encoded("part", params)}
-    value = tvm.ir.Call(tvm.ir.Op.get(CONCAT), values, tvm.ir.make_node("ir.DictAttrs", **attrs))
-    return (var if shuffled is None else shuffled), value
+    result = var if shuffled is None else shuffled
+    slices = _channel_slices(graph, result, 1 if shuffled is None else len(values))
+    sections = [section for _, section in slices]
+    value = fused_ops.concat(values, params, out, shuffled is not None, sections)
+    return Found(result, value, [var for var, _ in slices])
 
 
-_RULES: dict[str, Callable[[Graph, Var, Expr], Found]] = {
+_RULES: dict[str, Callable[[Graph, Var, Expr], Found | None]] = {
     "relax.quantize": _quantize,
     "relax.nn.max_pool2d": _max_pool,
     "relax.concat": _concat,
@@ -144,6 +212,28 @@ def _shuffled(graph: Graph, var: Var, shape: tuple[int, ...], parts: Sequence[tu
     return var
 
 
+def _channel_slices(graph: Graph, var: Var, multiple: int) -> list[tuple[Var, tuple[int, int]]]:
+    """The slices that ``var`` is cut into along its last axis, each with its bounds; none if it has other uses."""
+    shape = static_shape(var)
+    slices = []
+    for user in graph.users.get(var, []):
+        call = user.value
+        if op_name(call) != "relax.strided_slice" or shape is None or not is_dataflow_var(var):
+            return []
+        fields = [prim_values(arg) for arg in call.args[1:]]
+        if any(field is None or len(field) != 1 for field in fields) or len(fields) < 3:
+            return []
+        axis, begin, end, *stride = (field[0] for field in fields if field is not None)
+        width = shape[-1]
+        low, high = (min(bound + width if bound < 0 else bound, width) for bound in (begin, end))
+        if axis % len(shape) != len(shape) - 1 or stride not in ([], [1]) or not 0 <= low < high:
+            return []
+        if low % multiple or high % multiple:
+            return []
+        slices.append((user.var, (low, high)))
+    return slices
+
+
 def _average(call: Expr, shape: tuple[int, ...] | None) -> Pool | None:
     """The window of an average over NHWC data."""
     if shape is None or len(shape) != 4:
@@ -168,70 +258,3 @@ def _windows(kind: str, shape: tuple[int, ...], out: tuple[int, ...] | None, att
     counts = bool(attrs.count_include_pad)
     size, strides = ints(attrs.pool_size), ints(attrs.strides)
     return Pool(kind, shape, (out[1], out[2]), size, strides, padding[:2], counts)  # type: ignore[arg-type]
-
-
-def _pool_call(data: Expr, pool: Pool, params: Params, out: Params) -> Expr:
-    attrs = {
-        "kind": pool.kind,
-        "out": list(pool.out),
-        "size": list(pool.size),
-        "strides": list(pool.strides),
-        "padding": list(pool.padding),
-        "count_padding": pool.count_padding,
-        **_encoded("data", [params]),
-        **_encoded("out", [out]),
-    }
-    return tvm.ir.Call(tvm.ir.Op.get(POOL), [data], tvm.ir.make_node("ir.DictAttrs", **attrs))
-
-
-def _encoded(prefix: str, params: Sequence[Params]) -> dict[str, list[Any]]:
-    """Quantization parameters as attributes of a call."""
-    return {
-        f"{prefix}_scales": [param.scale for param in params],
-        f"{prefix}_zero_points": [param.zero_point for param in params],
-        f"{prefix}_dtypes": [param.dtype for param in params],
-    }
-
-
-def _decoded(attrs: Any, prefix: str) -> list[Params]:
-    fields = (attrs[f"{prefix}_{name}"] for name in ("scales", "zero_points", "dtypes"))
-    return [Params(float(scale), int(zero), str(dtype)) for scale, zero, dtype in zip(*fields, strict=True)]
-
-
-def _pool_of(call: Expr) -> Pool:
-    attrs = call.attrs
-    fields: Any = {name: ints(attrs[name]) for name in ("out", "size", "strides", "padding")}
-    shape: Any = static_shape(call.args[0])
-    return Pool(kind=attrs["kind"], data=shape, count_padding=bool(attrs["count_padding"]), **fields)
-
-
-def _infer_pool(call: Expr, _ctx: Any) -> Any:
-    batch, _, _, channels = static_shape(call.args[0])  # type: ignore[misc]
-    return relax.TensorType([batch, *_pool_of(call).out, channels], _decoded(call.attrs, "out")[0].dtype)
-
-
-def _infer_concat(call: Expr, _ctx: Any) -> Any:
-    shapes = [static_shape(part) for part in call.args]
-    channels = sum(shape[-1] for shape in shapes if shape is not None)
-    return relax.TensorType([*shapes[0][:-1], channels], _decoded(call.attrs, "out")[0].dtype)  # type: ignore[index]
-
-
-def _infer_lookup(call: Expr, _ctx: Any) -> Any:
-    return relax.TensorType(static_shape(call.args[0]), str(dtype_of(call.args[1])))
-
-
-def kernel_of(call: Expr, threads: int) -> Any:
-    """The TIR function of a call of one of these operators."""
-    if op_name(call) == LOOKUP:
-        elements = math.prod(static_shape(call))  # type: ignore[arg-type]
-        return kernels.lookup(elements, str(dtype_of(call.args[0])), str(dtype_of(call)), threads)
-    (out,) = _decoded(call.attrs, "out")
-    if op_name(call) == POOL:
-        return kernels.pool2d(_pool_of(call), _decoded(call.attrs, "data")[0], out, threads)
-    shapes = [static_shape(part) for part in call.args]
-    pixels = math.prod(shapes[0][:-1])  # type: ignore[index]
-    parts = [(shape[-1], params) for shape, params in zip(shapes, _decoded(call.attrs, "part"), strict=True) if shape]
-    return kernels.concat(parts, pixels, out, bool(call.attrs["shuffled"]), threads)
-
-
-INFER_TYPE: dict[str, Callable[[Expr, Any], Any]] = {POOL: _infer_pool, CONCAT: _infer_concat, LOOKUP: _infer_lookup}

@@ -5,6 +5,7 @@ All work on 8-bit NHWC data, on flat buffers, in vectors along the channels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -65,40 +66,100 @@ class Pool:
 
 
 def concat(
-    parts: Sequence[tuple[int, Params]], pixels: int, out: Params, shuffled: bool, threads: int
+    parts: Sequence[tuple[int, Params]],
+    pixels: int,
+    out: Params,
+    threads: int,
+    *,
+    shuffled: bool = False,
+    sections: Sequence[tuple[int, int]] = (),
 ) -> tirx.PrimFunc:
     """Concatenate tensors of ``pixels`` rows and so many channels each, bringing all to the parameters ``out``.
 
     ``shuffled``: take one channel of each in turn (parts of equal width), as a channel shuffle after it would.
+    ``sections``: write only these ranges of the channels, each to an output of its own; bounds of shuffled ones are
+    multiples of the number of parts.
     """
     total = sum(channels for channels, _ in parts)
+    ranges = list(sections) or [(0, total)]
 
     def body(*buffers: Expr) -> None:
-        result = buffers[-1]
+        sources, results = buffers[: len(parts)], buffers[len(parts) :]
+
+        def value(index: int, pixel: Expr, start: int, lanes: int) -> Expr:
+            channels, params = parts[index]
+            return requantize(tir.load(sources[index], pixel * channels + start, lanes), lanes, params, out)
 
         def row(pixel: Expr) -> None:
-            offset = 0
-            for source, (channels, params) in zip(buffers, parts, strict=False):
-                for start, lanes in _chunks(channels):
-                    value = requantize(tir.load(source, pixel * channels + start, lanes), lanes, params, out)
-                    tir.store(result, pixel * total + offset + start, value, lanes)
-                offset += channels
+            for result, (low, high) in zip(results, ranges, strict=True):
+                offset = 0
+                for index, (channels, _) in enumerate(parts):
+                    first, last = max(low, offset), min(high, offset + channels)
+                    for start, lanes in _chunks(last - first):
+                        piece = value(index, pixel, first - offset + start, lanes)
+                        tir.store(result, pixel * (high - low) + first - low + start, piece, lanes)
+                    offset += channels
 
         def shuffled_row(pixel: Expr) -> None:
-            for start, lanes in _chunks(parts[0][0]):
-                values = [
-                    requantize(tir.load(source, pixel * channels + start, lanes), lanes, params, out)
-                    for source, (channels, params) in zip(buffers, parts, strict=False)
-                ]
-                order = [part * lanes + lane for lane in range(lanes) for part in range(len(parts))]
-                joined = tir.pick(values, order)
-                tir.store(result, pixel * total + start * len(parts), joined, lanes * len(parts))
+            count = len(parts)
+            for result, (low, high) in zip(results, ranges, strict=True):
+                for start, lanes in _chunks((high - low) // count):
+                    pieces = [value(index, pixel, low // count + start, lanes) for index in range(count)]
+                    order = [part * lanes + lane for lane in range(lanes) for part in range(count)]
+                    joined = tir.pick(pieces, order)
+                    tir.store(result, pixel * (high - low) + start * count, joined, lanes * count)
 
         parallel = threads > 1 and pixels * total >= PARALLEL_ELEMENTS
         _blocks(pixels, shuffled_row if shuffled else row, parallel)
 
     arguments = [(f"part{index}", pixels * channels, params.dtype) for index, (channels, params) in enumerate(parts)]
-    return tir.function("concat", [*arguments, ("out", pixels * total, out.dtype)], body)
+    outputs = [(f"out{index}", pixels * (high - low), out.dtype) for index, (low, high) in enumerate(ranges)]
+    return tir.function("concat", [*arguments, *outputs], body)
+
+
+def binary(
+    kind: Literal["add", "multiply"],
+    params: tuple[Params, Params],
+    shape: tuple[int, ...],
+    spread: bool,
+    out: Params,
+    bounds: tuple[int, int],
+    threads: int,
+) -> tirx.PrimFunc:
+    """Sum or product of two tensors, clipped to the levels ``bounds``, to the bit what the float32 operators give.
+
+    ``spread``: the second tensor is (N, 1, ..., 1, C) and taken for every pixel of the first; else both have ``shape``.
+    """
+    elements, channels = math.prod(shape), shape[-1]
+    pixels = elements // channels // shape[0]
+    factor = _binary_factor(kind, params, out, bounds)
+
+    def body(first: Expr, second: Expr, result: Expr) -> None:
+        def vector(start: Expr, other: Expr, lanes: int) -> None:
+            x, y = (
+                tir.cast(_centred(tir.load(buffer, index, lanes), lanes, param), "float32", lanes)
+                for buffer, index, param in zip((first, second), (start, other), params, strict=True)
+            )
+            tir.store(
+                result, start, _quantized(_combined(kind, x, y, lanes, params, out, factor), lanes, out, bounds), lanes
+            )
+
+        def pixel(index: Expr) -> None:
+            for start, lanes in _chunks(channels):
+                vector(index * channels + start, tirx.floordiv(index, pixels) * channels + start, lanes)
+
+        parallel = threads > 1 and elements >= PARALLEL_ELEMENTS
+        if spread:
+            _blocks(shape[0] * pixels, pixel, parallel)
+            return
+        whole = elements // _LANES
+        _blocks(whole, lambda index: vector(index * _LANES, index * _LANES, _LANES), parallel)
+        for start, lanes in _chunks(elements - whole * _LANES):
+            vector(whole * _LANES + start, whole * _LANES + start, lanes)
+
+    sizes = elements, shape[0] * channels if spread else elements
+    arguments = [("first", sizes[0], params[0].dtype), ("second", sizes[1], params[1].dtype)]
+    return tir.function(kind, [*arguments, ("out", elements, out.dtype)], body)
 
 
 def pool2d(pool: Pool, params: Params, out: Params, threads: int) -> tirx.PrimFunc:
@@ -175,23 +236,71 @@ def _centred(value: Expr, lanes: int, params: Params) -> Expr:
     return tir.cast(value, "int32", lanes) - tir.const(params.zero_point, "int32", lanes)
 
 
+def _combined(
+    kind: str, x: Expr, y: Expr, lanes: int, params: tuple[Params, Params], out: Params, factor: float | None
+) -> Expr:
+    """Sum or product of two centred float32 vectors, in units of the output scale."""
+    if kind == "multiply" and factor is not None:
+        return x * y * tir.const(factor, "float32", lanes)
+    x, y = (value * tir.const(param.scale, "float32", lanes) for value, param in zip((x, y), params, strict=True))
+    # the fences keep LLVM from fusing product and sum into one rounding
+    real = x * y if kind == "multiply" else _fenced(x, lanes) + _fenced(y, lanes)
+    if factor is None:
+        return real / tir.const(out.scale, "float32", lanes)
+    return real * tir.const(factor, "float32", lanes)
+
+
+def _fenced(value: Expr, lanes: int) -> Expr:
+    return tir.intrinsic("llvm.arithmetic.fence", tir.vector("float32", lanes), value)
+
+
+def _binary_factor(kind: str, params: tuple[Params, Params], out: Params, bounds: tuple[int, int]) -> float | None:
+    """A float32 in place of the division by the output scale, if one is exact for all of the 65536 pairs."""
+    levels = [
+        (np.arange(256).astype("uint8").view(param.dtype).astype("float32") - np.float32(param.zero_point))
+        for param in params
+    ]
+    x, y = levels[0][:, None], levels[1][None, :]
+    scales = [np.float32(param.scale) for param in params]
+    real = x * scales[0] + y * scales[1] if kind == "add" else (x * scales[0]) * (y * scales[1])
+    low, high = (np.float32(bound - out.zero_point) for bound in bounds)
+    exact = np.clip(np.rint(real / np.float32(out.scale)), low, high)
+    cheap, unit = (real, 1.0) if kind == "add" else (x * y, params[0].scale * params[1].scale)
+    for factor in _near(unit / out.scale):
+        if (np.clip(np.rint(cheap * factor), low, high) == exact).all():
+            return float(factor)
+    return None
+
+
 def _one_factor(source: Params, out: Params) -> float | None:
     """A float32 that does for every 8-bit value what multiplying by one scale and dividing by the other does."""
     levels = np.arange(-255, 256).astype("float32")
     exact = np.rint(levels * np.float32(source.scale) / np.float32(out.scale))
-    factor = np.float32(source.scale / out.scale)
-    for candidate in (factor, np.nextafter(factor, np.float32(0)), np.nextafter(factor, np.float32(np.inf))):
-        if (np.rint(levels * candidate) == exact).all():
-            return float(candidate)
+    for factor in _near(source.scale / out.scale):
+        if (np.rint(levels * factor) == exact).all():
+            return float(factor)
     return None
 
 
-def _quantized(value: Expr, lanes: int, out: Params) -> Expr:
-    """float32 in units of the output scale -> the output's dtype."""
-    low, high = tirx.min_value(out.dtype).value, tirx.max_value(out.dtype).value
-    rounded = tirx.nearbyint(value) + tir.const(out.zero_point, "float32", lanes)
-    bounded = tirx.max(tirx.min(rounded, tir.const(high, "float32", lanes)), tir.const(low, "float32", lanes))
-    return tir.cast(tir.cast(bounded, "int32", lanes), out.dtype, lanes)
+def _near(value: float) -> Iterator[np.float32]:
+    """The float32 nearest to ``value``, and its neighbours."""
+    nearest = np.float32(value)
+    yield nearest
+    yield np.nextafter(nearest, np.float32(0))
+    yield np.nextafter(nearest, np.float32(np.inf))
+
+
+def _quantized(value: Expr, lanes: int, out: Params, bounds: tuple[int, int] | None = None) -> Expr:
+    """float32 in units of the output scale -> the output's dtype, clipped to the levels ``bounds``.
+
+    Adding 1.5 * 2^23 rounds half to even and leaves the integer in the low bits.
+    """
+    info = np.iinfo(out.dtype)
+    low, high = (bound - out.zero_point for bound in bounds or (info.min, info.max))
+    bounded = tirx.max(tirx.min(value, tir.const(high, "float32", lanes)), tir.const(low, "float32", lanes))
+    bits = tirx.reinterpret(tir.vector("int32", lanes), bounded + tir.const(1.5 * 2**23, "float32", lanes))
+    level = tir.cast(bits, "uint8", lanes) + tir.const(out.zero_point % 256, "uint8", lanes)
+    return level if out.dtype == "uint8" else tirx.reinterpret(tir.vector(out.dtype, lanes), level)
 
 
 def _window(index: Expr, stride: int, padding: int, size: int, extent: int) -> tuple[Expr, Expr]:

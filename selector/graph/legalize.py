@@ -17,9 +17,9 @@ import tvm
 from tvm import relax
 
 from selector import lowering, policy
-from selector.graph import fused, op
+from selector.graph import fused_ops, op
 from selector.graph.fuse import Layer
-from selector.graph.ir import Expr, dtype_of, op_name, static_shape
+from selector.graph.ir import Expr, op_name, static_shape
 from selector.graph.kernels import shaped
 from selector.policy import Decision, Policy
 from selector.target import TargetProfile, profile
@@ -147,20 +147,21 @@ def legalize(bb: Any, call: Expr) -> Expr:
 
 
 def legalize_kernel(bb: Any, call: Expr) -> Expr:
-    """``FLegalize`` of the operators in ``fused``."""
+    """``FLegalize`` of the operators in ``fused_ops``."""
     session = _active.get()
-    func = fused.kernel_of(call, 1 if session is None else session.threads)
-    shape = static_shape(call)
-    func = shaped(func, [*[static_shape(arg) for arg in call.args], shape])
+    func = fused_ops.kernel_of(call, 1 if session is None else session.threads)
+    types = list(call.ty.fields) if isinstance(call.ty, relax.TupleType) else [call.ty]
+    shapes = [tuple(int(dim) for dim in item.shape) for item in types]
+    func = shaped(func, [*[static_shape(arg) for arg in call.args], *shapes])
     gvar = bb.add_func(func, (op_name(call) or "").removeprefix("relax.").replace(".", "_"))
-    return relax.op.call_tir(gvar, list(call.args), relax.TensorType(shape, dtype_of(call)))
+    return relax.op.call_tir(gvar, list(call.args), types if len(types) > 1 else types[0])
 
 
 def register() -> None:
     """Make Selector's operators known to TVM."""
     for name, infer_type in op.INFER_TYPE.items():
         op.register(name, infer_type, legalize)
-    for name, infer_type in fused.INFER_TYPE.items():
+    for name, infer_type in fused_ops.INFER_TYPE.items():
         op.register(name, infer_type, legalize_kernel)
 
 

@@ -1,0 +1,82 @@
+"""What LLVM makes of the innermost loops: the row's instruction, and registers only."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import tvm
+
+from selector.lowering import build, dot
+from selector.lowering.peak import peak_function
+from selector.workload import ConvWorkload
+from tests.lowering import execute
+from tests.lowering.cases import make_case
+
+AVX2 = execute.profile("native").has("avx2") and execute.profile("native").vector_bits == 256
+needs_avx2 = pytest.mark.skipif(not AVX2, reason="these loops are those of a CPU whose widest vectors are AVX2's")
+
+SHAPES = {
+    "1x1": ConvWorkload(1, 14, 14, 128, 64, 1, 1, out_dtype="uint8"),
+    "3x3": ConvWorkload(1, 14, 14, 64, 64, 3, 3, stride=(2, 2), padding=(1, 1, 1, 1), out_dtype="uint8"),
+}
+ROWS = {  # row -> (lowering, weights that lead to it, instruction of which there is one a product)
+    "avx2_pmaddwd": ("int16", "full", "vpmaddwd"),
+    "avx2_pmaddubsw_quad": ("int8", "6bit", "vpmaddubsw"),
+    "avx2_pmaddubsw": ("int8", "7bit", "vpmaddubsw"),
+    "avx2_psign_pmaddubsw": ("int8", "symmetric", "vpmaddubsw"),
+    "avx2_pmaddwd_widen": ("int8", "extreme", "vpmaddwd"),
+}
+
+# Accumulators of the largest tile that LLVM 22 keeps in memory, although a register is left for each.
+SPILLED = {"avx2_pmaddwd": 1, "avx2_pmaddubsw_quad": 1}
+
+
+def innermost_loops(assembly: str) -> list[list[str]]:
+    """Bodies of loops without loops in them, instructions only."""
+    lines = assembly.splitlines()
+    labels = {match[1]: i for i, line in enumerate(lines) if (match := re.match(r"(\.LBB\w+):", line))}
+    bodies = []
+    for i, line in enumerate(lines):
+        jump = re.match(r"\s+j\w+\s+(\.LBB\w+)", line)
+        start = labels.get(jump[1], len(lines)) if jump else len(lines)
+        if start < i:
+            body = lines[start + 1 : i + 1]
+            if not any(label.startswith(".LBB") for label in body):
+                bodies.append([text.strip() for text in body if re.match(r"\s+[a-z]", text)])
+    return bodies
+
+
+def hottest_loop(assembly: str, instruction: str) -> list[str]:
+    """The innermost loop with most of an instruction."""
+    return max(innermost_loops(assembly), key=lambda body: sum(text.startswith(instruction) for text in body))
+
+
+@needs_avx2
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ROWS)
+def test_innermost_loop_of_a_direct_kernel(name: str, shape: str) -> None:
+    lowering, weights, instruction = ROWS[name]
+    case = make_case(SHAPES[shape], weights=weights)
+    kernel = build(case.workload, case.constants, execute.profile("native"), lowering)
+    assert (kernel.row, kernel.template) == (name, "direct")
+    loop = hottest_loop(execute.assembly(execute.compile_kernels([kernel], "native")), instruction)
+    products = [text for text in loop if text.startswith(instruction)]
+    assert len(products) >= 8, "a tile of at least eight products"
+    assert all("%ymm" in text for text in products)
+    stored = [text for text in loop if re.match(r"v?mov\w+\s+%\w+, .*\(", text)]
+    assert len(stored) <= SPILLED.get(name, 0), f"registers of {kernel.name} go through memory: {stored}"
+    assert len([text for text in loop if "(%rsp" in text]) == 2 * len(stored)
+    assert not [text for text in loop if text.startswith("call")]
+
+
+@needs_avx2
+@pytest.mark.parametrize("name", ROWS)
+def test_peak_loop_touches_registers_only(name: str) -> None:
+    row = next(row for row in dot.DOTS if row.name == name)
+    function = peak_function(row, 1000)
+    module = tvm.compile(
+        tvm.IRModule({"peak": function.with_attr("global_symbol", "peak")}), target=execute.cpu("native")
+    )
+    loop = hottest_loop(execute.assembly(module), ROWS[name][2])
+    assert not [text for text in loop if "(" in text]

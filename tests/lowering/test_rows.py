@@ -1,0 +1,188 @@
+"""Every row of the table of dot instructions, on every target that reaches it, in every template.
+
+Kernels for CPUs that this machine is not are compiled, their instruction is looked for, and running them is skipped.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from selector.lowering import Kernel, build, conv, depthwise, dot, int8, tir, winograd
+from selector.lowering.operands import make_operands
+from selector.lowering.reference import convolve
+from selector.target import TargetProfile
+from selector.weights import weight_facts
+from selector.workload import ConvWorkload
+from tests.lowering import execute
+from tests.lowering.cases import Case, make_case
+
+FOREIGN = ("skylake-avx512", "cascadelake", "alderlake") if execute.X86 else ()  # AVX-512BW, AVX-512 VNNI, AVX-VNNI
+TARGETS = tuple(dict.fromkeys((*execute.LEVELS, *FOREIGN)))
+
+# Odd sizes, channels that fill no vector, padding on every side, output of 8 bits through every pack instruction.
+DENSE = ConvWorkload(2, 7, 5, 13, 37, 3, 3, padding=(1, 0, 1, 2), data_zero_point=7, out_dtype="uint8")
+POINTWISE = ConvWorkload(1, 6, 9, 24, 40, 1, 1, data_dtype="int8", out_dtype="int8", data_zero_point=-3)
+GROUPED = ConvWorkload(1, 6, 6, 12, 20, 3, 3, stride=(2, 1), groups=2, weight_dtype="uint8", weight_zero_point=7)
+DEPTHWISE = ConvWorkload(1, 9, 8, 43, 43, 3, 3, padding=(1, 1, 1, 1), groups=43, data_zero_point=200, out_dtype="uint8")
+STRIDED = ConvWorkload(1, 9, 8, 24, 48, 5, 5, stride=(2, 2), padding=(2, 2, 1, 1), groups=24, data_dtype="int8")
+TILED = ConvWorkload(1, 11, 9, 20, 37, 3, 3, padding=(1, 1, 1, 1), data_zero_point=9, out_dtype="uint8", threads=2)
+
+INSTRUCTIONS = {  # what a row's name ends in -> instructions of its products
+    "vpdpbusd": ("vpdpbusd",),
+    "vpdpwssd": ("vpdpwssd",),
+    "pmaddwd": ("pmaddwd",),
+    "pmaddwd_widen": ("pmaddwd",),
+    "pmaddubsw": ("pmaddubsw", "pmaddwd"),
+    "pmaddubsw_quad": ("pmaddubsw", "paddw", "pmaddwd"),
+    "psign_pmaddubsw": ("psignb", "pmaddubsw", "pmaddwd"),
+}
+REGISTERS = {4: "xmm", 8: "ymm", 16: "zmm"}
+
+
+def int8_cases(row: dot.Dot, profile: TargetProfile) -> list[Case]:
+    """Cases whose weights make the int8 lowering use the row: those of least range for which it does."""
+    found = []
+    for work in (DENSE, POINTWISE, GROUPED, DEPTHWISE, STRIDED):
+        for weights in ("6bit", "7bit", "symmetric", "extreme"):
+            case = make_case(work, weights=weights)
+            facts = weight_facts(
+                case.constants.weight,
+                case.constants.weight_zero_point,
+                groups=work.groups,
+                dilation_width=work.dilation[1],
+            )
+            if int8.choose(case.workload, facts, profile)[0] is row:
+                found.append(case)
+                break
+    return found
+
+
+def int16_kernels(row: dot.Dot, profile: TargetProfile) -> list[tuple[Case, Kernel]]:
+    """Each template on the row, whatever the lowering would prefer."""
+    pairs = []
+    for work, weights in (
+        (DENSE, "full"),
+        (POINTWISE, "full"),
+        (DEPTHWISE, "full"),
+        (STRIDED, "7bit"),
+        (TILED, "full"),
+    ):
+        case = make_case(work, weights=weights)
+        zero_point = case.constants.weight_zero_point.astype(np.int64)
+        operands = make_operands(
+            case.workload,
+            case.constants,
+            data_dtype="int16",
+            data_offset=-work.data_zero_point,
+            weight_dtype="int16",
+            weight_offset=zero_point,
+        )
+        arguments = (case.workload, case.constants, operands, row, profile)
+        if work is TILED:
+            pairs += [
+                (case, winograd.build(f"winograd{scheme.size}", scheme, *arguments)) for scheme in winograd.SCHEMES
+            ]
+        else:
+            template = depthwise if depthwise.takes(work) else conv
+            pairs.append((case, template.build("kernel", *arguments)))
+    return pairs
+
+
+def reachable() -> list[tuple[str, dot.Dot]]:
+    """(target, row) pairs: rows that the target's CPU has and that some weights lead to."""
+    pairs = []
+    for target in TARGETS:
+        profile = execute.profile(target)
+        pairs += [(target, row) for row in dot.candidates(profile, "int8") if int8_cases(row, profile)]
+        pairs.append((target, dot.candidates(profile, "int16")[0]))
+    return pairs
+
+
+REACHABLE = reachable()
+
+
+@pytest.mark.skipif(not execute.X86, reason="the other targets are x86")
+def test_every_row_is_reached() -> None:
+    assert {row.name for _, row in REACHABLE} == {row.name for row in dot.DOTS}
+
+
+@pytest.mark.parametrize(("target", "row"), REACHABLE, ids=lambda value: getattr(value, "name", value))
+def test_row(target: str, row: dot.Dot) -> None:
+    profile = execute.profile(target)
+    if row.lowering == "int16":
+        pairs = int16_kernels(row, profile)
+        assert {kernel.template for _, kernel in pairs} == {"direct", "depthwise", "winograd2", "winograd4"}
+    else:
+        cases = int8_cases(row, profile)
+        pairs = [(case, build(case.workload, case.constants, profile, "int8")) for case in cases]
+    kernels = [kernel for _, kernel in pairs]
+    assert {kernel.row for kernel in kernels} == {row.name}
+    executable = execute.compile_kernels(kernels, target)
+    if row.arch is not None:
+        text = execute.assembly(executable)
+        for instruction in INSTRUCTIONS[row.name.partition("_")[2]]:
+            assert re.search(rf"\bv?{instruction}\s.*%{REGISTERS[row.lanes]}", text), f"no {instruction} in {row.name}"
+    execute.require_runnable(target)
+    for i, (case, kernel) in enumerate(pairs):
+        found = execute.run(executable, i, kernel, case)
+        expected = convolve(case.workload, case.constants, case.data)
+        np.testing.assert_array_equal(found, expected, err_msg=f"{kernel.template} {case.workload}", strict=True)
+
+
+def emulated(row: dot.Dot) -> dot.Dot:
+    """The row with its products spelled out, which any CPU can run: all but the instruction itself is the same."""
+
+    def element(packed: tir.Expr, dtype: str, d: int) -> tir.Expr:
+        if dtype == "int8" and row.depth == 2:
+            packed, dtype = tir.cast(packed, "int16", row.lanes * 2), "int16"
+        words = tir.T.reinterpret(packed, dtype=tir.vector("uint32" if dtype == "uint8" else "int32", row.lanes))
+        bits = 32 // row.depth
+        kind = "uint32" if dtype == "uint8" else "int32"
+        raised = words << tir.const(32 - bits * (d + 1), kind, row.lanes)
+        return tir.cast(raised >> tir.const(32 - bits, kind, row.lanes), "int32", row.lanes)
+
+    def emit(_row: dot.Dot, acc: tir.Expr, x: list[tir.Expr], w: list[tir.Expr], _ones: tir.Expr) -> tir.Expr:
+        for data, weights in zip(x, w, strict=True):
+            for d in range(row.depth):
+                acc = acc + element(data, row.data_dtype, d) * element(weights, row.weight_dtype, d)
+        return acc
+
+    return replace(row, emit=emit, ones=False)
+
+
+@pytest.mark.skipif(not execute.profile("native").has("avx2"), reason="the epilogue of these kernels needs AVX2")
+@pytest.mark.parametrize("target", FOREIGN)
+def test_foreign_rows_with_emulated_instructions(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packing, tiles and epilogue for CPUs that this machine may not be."""
+    wide = tuple(emulated(row) if row.arch == "x86_64" else row for row in dot.DOTS)
+    monkeypatch.setattr(dot, "DOTS", wide)
+    profile = execute.profile(target)
+    cases = [(make_case(replace(DEPTHWISE, groups=9, in_channels=9, out_channels=9)), "int8")]  # less than 16 lanes
+    for lowering, weights in (("int16", "full"), ("int8", "6bit"), ("int8", "7bit"), ("int8", "extreme")):
+        cases += [(make_case(work, weights=weights), lowering) for work in (DENSE, DEPTHWISE)]
+    cases += [(make_case(replace(TILED, in_height=6, in_width=6)), "int16"), (cases[0][0], "int16")]
+    kernels = [build(case.workload, case.constants, profile, lowering) for case, lowering in cases]
+    executable = execute.compile_kernels(kernels, "native")
+    for i, ((case, _), kernel) in enumerate(zip(cases, kernels, strict=True)):
+        found = execute.run(executable, i, kernel, case)
+        expected = convolve(case.workload, case.constants, case.data)
+        np.testing.assert_array_equal(found, expected, err_msg=f"{kernel.name} {case.workload}", strict=True)
+
+
+def test_candidates_are_ordered_by_rate() -> None:
+    for target in TARGETS:
+        for lowering in ("int8", "int16"):
+            rates = [row.rate() for row in dot.candidates(execute.profile(target), lowering)]  # type: ignore[arg-type]
+            assert rates == sorted(rates, reverse=True)
+            assert rates, f"no {lowering} row on {target}"
+
+
+def test_last_candidate_takes_any_weights() -> None:
+    worst = make_case(DENSE, weights="extreme")
+    facts = weight_facts(worst.constants.weight, worst.constants.weight_zero_point, groups=1, dilation_width=1)
+    for target in TARGETS:
+        assert any(row.safe(facts) and row.groups == 1 for row in dot.candidates(execute.profile(target), "int8"))

@@ -1,0 +1,72 @@
+"""The integer transforms on numpy arrays: exact modulo 2^32, and within the int16 they are stored in."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from selector.lowering import winograd
+from selector.lowering.winograd import SCHEMES, Scheme
+from selector.workload import ConvConstants, ConvWorkload
+
+by_size = pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: f"f{scheme.size}")
+
+
+def two_dimensional(transform, values: np.ndarray) -> np.ndarray:  # type: ignore[no-untyped-def]
+    """A one-dimensional transform along both axes of (rows, columns, …)."""
+    rows = np.stack(transform(list(values)))
+    return np.stack(transform(list(rows.swapaxes(0, 1)))).swapaxes(0, 1)
+
+
+@by_size
+def test_tile_is_exact(scheme: Scheme) -> None:
+    rng = np.random.default_rng(scheme.size)
+    w = rng.integers(-255, 256, (3, 3, 5), dtype=np.int64)
+    d = rng.integers(-255, 256, (scheme.points, scheme.points, 5), dtype=np.int64)
+    w[..., 0], d[..., 0] = 255, -255
+    m = two_dimensional(scheme.data, d) * two_dimensional(scheme.weight, w)
+    scaled = two_dimensional(scheme.inverse, m.sum(axis=-1))
+    wrapped = (scaled * scheme.odd_inverse).astype(np.uint32).view(np.int32)
+    expected = sum(
+        (d[i : i + scheme.size, j : j + scheme.size] * w[i, j]).sum(axis=-1) for i in range(3) for j in range(3)
+    )
+    assert np.abs(expected).max() < scheme.limit
+    np.testing.assert_array_equal(wrapped >> scheme.shift, expected)
+
+
+@by_size
+def test_transforms_fit_int16(scheme: Scheme) -> None:
+    for transform, size in ((scheme.data, scheme.points), (scheme.weight, 3)):
+        unit = np.eye(size * size, dtype=np.int64).reshape(size, size, size * size)
+        growth = np.abs(two_dimensional(transform, unit)).sum(axis=-1).max()
+        assert growth * 255 < 1 << 15
+
+
+@by_size
+def test_weights_are_transformed_at_compile_time(scheme: Scheme) -> None:
+    weight = np.random.default_rng(0).integers(-255, 256, (4, 3, 3, 6)).astype(np.int16)
+    found = winograd.transform_weights(scheme, weight)
+    expected = two_dimensional(scheme.weight, weight.astype(np.int64).transpose(1, 2, 0, 3))
+    np.testing.assert_array_equal(found, expected.reshape(scheme.points**2, 4, 6))
+    assert found.dtype == np.int16
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stride": (2, 1)},
+        {"dilation": (1, 2)},
+        {"kernel_height": 1},
+        {"kernel_width": 5},
+        {"groups": 2},
+        {"in_height": 3},
+    ],
+)
+def test_other_shapes_have_no_scheme(change: dict[str, object]) -> None:
+    shape: dict[str, object] = {"in_height": 9, "in_width": 9, "kernel_height": 3, "kernel_width": 3}
+    plain = ConvWorkload(batch=1, in_channels=16, out_channels=16, **shape)  # type: ignore[arg-type]
+    other = ConvWorkload(batch=1, in_channels=16, out_channels=16, **(shape | change))  # type: ignore[arg-type]
+    weight = np.ones((16, 3, 3, 16), np.int8)
+    constants = ConvConstants(weight, np.zeros(16, np.int32))
+    assert winograd.schemes(plain, constants) == list(SCHEMES)
+    assert winograd.schemes(other, constants) == []

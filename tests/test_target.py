@@ -1,0 +1,64 @@
+"""Targets by every way of naming them, and what their profiles say."""
+
+from __future__ import annotations
+
+import pytest
+import tvm
+
+from selector.target import UnknownTarget, host_cores, profile, resolve
+
+
+@pytest.mark.parametrize(
+    ("name", "arch", "vector_bits", "registers", "has", "lacks"),
+    [
+        ("x86-64", "x86_64", 128, 16, "sse2", "ssse3"),
+        ("x86-64-v2", "x86_64", 128, 16, "sse4.2", "avx"),
+        ("x86-64-v3", "x86_64", 256, 16, "avx2", "avx512f"),
+        ("skylake-avx512", "x86_64", 512, 32, "avx512bw", "avx512vnni"),
+        ("cascadelake", "x86_64", 512, 32, "avx512vnni", "avxvnni"),
+        ("alderlake", "x86_64", 256, 16, "avxvnni", "avx512f"),
+        ("cortex-a72", "aarch64", 128, 32, "neon", "dotprod"),
+        ("neoverse-n1", "aarch64", 128, 32, "dotprod", "i8mm"),
+    ],
+)
+def test_profiles(name: str, arch: str, vector_bits: int, registers: int, has: str, lacks: str) -> None:
+    found = profile(name)
+    assert (found.name, found.arch, found.vector_bits, found.vector_registers) == (name, arch, vector_bits, registers)
+    assert found.has(has)
+    assert not found.has(lacks)
+    assert not found.has(has, lacks)
+
+
+def test_native_is_this_machine() -> None:
+    found = profile("native")
+    assert profile() == found
+    assert found.cores == host_cores() >= 1
+    assert 8 << 10 <= found.l1_bytes <= found.l2_bytes
+
+
+def test_features_can_be_taken_away() -> None:
+    found = profile({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "cascadelake", "mattr": ["-avx512vnni"]})
+    assert not found.has("avx512vnni")
+    assert found.vector_bits == 512
+
+
+def test_a_target_is_kept() -> None:
+    target = resolve("x86-64-v3")
+    assert resolve(target) is target
+    assert isinstance(resolve({"kind": "llvm"}), tvm.target.Target)
+
+
+@pytest.mark.parametrize("name", ["pentium-9000", "", "Native"])
+def test_unknown_names(name: str) -> None:
+    with pytest.raises(UnknownTarget, match="give 'native', an LLVM cpu name"):
+        resolve(name)
+
+
+def test_malformed_dict() -> None:
+    with pytest.raises(UnknownTarget, match="tvm does not take the target"):
+        resolve({"kind": "abacus"})
+
+
+def test_only_cpus() -> None:
+    with pytest.raises(UnknownTarget, match="CPUs through LLVM"):
+        profile({"kind": "cuda"})

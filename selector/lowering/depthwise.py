@@ -11,23 +11,22 @@ their registers.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
 from selector.lowering.dot import Dot
+from selector.lowering.interleave import RowPlan, interleave, pack
 from selector.lowering.kernel import Kernel
 from selector.lowering.operands import Operands
 from selector.lowering.prepare import convert
 from selector.lowering.requantize import Epilogue, Order
-from selector.lowering.tir import Expr, Registers, T, branch, const, function, load, loop, otherwise, pick, splat, store
+from selector.lowering.tir import Expr, Registers, T, branch, const, function, load, loop, otherwise, splat, store
 from selector.target import TargetProfile
 from selector.workload import ConvConstants, ConvWorkload
 
 NAME = "depthwise"
 MAX_DOT_GROUPS = 1
 _MIN_CHANNELS = 8
-_INTERLEAVE_UOPS = 2.2  # instructions that interleaving costs a row, column and vector of channels
 
 
 def takes(workload: ConvWorkload) -> bool:
@@ -38,57 +37,6 @@ def takes(workload: ConvWorkload) -> bool:
 def fits(workload: ConvWorkload, row: Dot) -> bool:
     """Whether the channels fill one vector of the row."""
     return row.lanes <= workload.out_channels
-
-
-@dataclass(frozen=True)
-class RowPlan:
-    """Which input rows are interleaved for which output rows."""
-
-    out_rows: int  # output rows that share the interleaved rows
-    groups: int  # groups of ``depth`` input rows
-    spacing: int  # input rows between neighbours in a group (the dilation)
-
-    @classmethod
-    def of(cls, workload: ConvWorkload, depth: int) -> RowPlan:
-        """The plan with the fewest dot instructions and interleavings for each output row."""
-        kernel, stride = workload.kernel_height, workload.stride[0]
-        if workload.dilation[0] > 1:
-            return cls(1, math.ceil(kernel / depth), workload.dilation[0])
-
-        def cost(out_rows: int) -> float:
-            groups = math.ceil(((out_rows - 1) * stride + kernel) / depth)
-            dots = sum(len(cls(out_rows, groups, 1).used(workload, depth, g)) for g in range(out_rows))
-            interleaving = groups * depth * workload.stride[1] * _INTERLEAVE_UOPS
-            return (dots * workload.kernel_width * 3 + interleaving) / out_rows
-
-        out_rows = min(range(1, min(4, workload.out_height) + 1), key=cost)
-        return cls(out_rows, math.ceil(((out_rows - 1) * stride + kernel) / depth), 1)
-
-    def tap(self, workload: ConvWorkload, depth: int, out_row: int, group: int, d: int) -> int | None:
-        """Kernel row that element ``d`` of a group contributes to an output row; None: no contribution."""
-        tap = group * depth + d - (out_row * workload.stride[0] if self.spacing == 1 else 0)
-        return tap if 0 <= tap < workload.kernel_height else None
-
-    def used(self, workload: ConvWorkload, depth: int, out_row: int) -> list[int]:
-        """Groups that an output row needs."""
-        return [
-            group
-            for group in range(self.groups)
-            if any(self.tap(workload, depth, out_row, group, d) is not None for d in range(depth))
-        ]
-
-
-def pack(weight: np.ndarray, workload: ConvWorkload, depth: int) -> np.ndarray:
-    """Depthwise weights (O, KH, KW, 1) as (O, KW, out row, group, depth), zero where a row does not contribute."""
-    plan = RowPlan.of(workload, depth)
-    packed = np.zeros((len(weight), workload.kernel_width, plan.out_rows, plan.groups, depth), weight.dtype)
-    for out_row in range(plan.out_rows):
-        for group in range(plan.groups):
-            for d in range(depth):
-                tap = plan.tap(workload, depth, out_row, group, d)
-                if tap is not None:
-                    packed[:, :, out_row, group, d] = weight[:, tap, :, 0]
-    return packed
 
 
 def build(
@@ -407,48 +355,3 @@ class _Depthwise:
             for k in range(work.kernel_width)
             if i * work.stride[1] + k * work.dilation[1] == column
         ]
-
-
-def interleave(rows: list[Expr], lanes: int, block: int, *, ordered: bool = True) -> list[Expr]:
-    """Element ``e`` of every row next to each other: ``depth`` vectors of ``lanes`` from ``depth`` (1, 2 or 4) rows.
-
-    Works inside 128-bit blocks of ``block`` elements first (one unpack instruction a step); with ``ordered`` the blocks
-    are then put into the order of the elements.
-    """
-    depth = len(rows)
-    if depth == 1:
-        return rows
-    width = 1  # elements that already belong together
-    vectors = list(rows)
-    while len(vectors) > 1 and width < depth:
-        merged = []
-        half = len(vectors) // 2
-        for i in range(half):
-            pair = (vectors[2 * i], vectors[2 * i + 1]) if width == 1 else (vectors[i], vectors[i + half])
-            merged.append(pair)
-        low_high = [[_zip(a, b, lanes, block, width, part) for part in (0, 1)] for a, b in merged]
-        vectors = [vector for pair in low_high for vector in pair]
-        width *= 2
-    blocks = lanes // block
-    if blocks == 1 or not ordered:
-        return vectors
-    result = []
-    for m in range(depth):
-        indices = []
-        for position in range(blocks):
-            source_block, source = divmod(m * blocks + position, depth)
-            indices += [source * lanes + source_block * block + e for e in range(block)]
-        used = sorted({index // lanes for index in indices})
-        remap = {vector: k for k, vector in enumerate(used)}
-        result.append(pick([vectors[v] for v in used], [remap[i // lanes] * lanes + i % lanes for i in indices]))
-    return result
-
-
-def _zip(a: Expr, b: Expr, lanes: int, block: int, width: int, part: int) -> Expr:
-    """Alternate runs of ``width`` elements of two vectors, from the low (0) or high (1) half of every block."""
-    indices = []
-    for start in range(0, lanes, block):
-        for run in range(block // 2 // width):
-            at = start + part * (block // 2) + run * width
-            indices += [at + e for e in range(width)] + [lanes + at + e for e in range(width)]
-    return T.Bind(pick([a, b], indices))

@@ -11,7 +11,7 @@ import pytest
 import tvm
 
 from selector.lowering import LOWERINGS, build, dot, pipeline
-from selector.lowering.depthwise import interleave
+from selector.lowering.interleave import interleave
 from selector.lowering.prepare import Band
 from selector.lowering.register_tile import tile_shapes
 from selector.lowering.tir import T, function, load, store

@@ -1,7 +1,7 @@
 """Undoing what TVM's importers do to operators that the passes need to see.
 
-The ONNX importer turns Clip into TIR functions.  A function is recognised by being structurally the same as the one
-that TVM's own compute definition gives, never by its name.
+The ONNX importer turns Clip and Pad into TIR functions.  A function is recognised by being structurally the same as
+the one that TVM's own compute definition gives, never by its name.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import tvm_ffi
 from tvm import relax, topi
 
 from selector.graph.ir import Bindings, Emitter, Expr, Graph, constant, dtype_of, op_name, rewrite, static_shape
+from selector.graph.padding import recognized
 
 _BINARY: tuple[tuple[Callable[..., Any], Callable[..., Expr]], ...] = (
     (topi.maximum, relax.op.maximum),
@@ -23,7 +24,7 @@ _BINARY: tuple[tuple[Callable[..., Any], Callable[..., Expr]], ...] = (
 
 
 def canonicalize(mod: tvm.IRModule) -> tvm.IRModule:
-    """Turn TIR calls that are a maximum or minimum with a constant back into Relax operators."""
+    """Turn TIR calls that are a maximum or minimum with a constant, or a padding, back into Relax operators."""
     known: dict[tuple[Any, ...], Any] = {}
 
     def block_pass(bindings: Bindings) -> Bindings:
@@ -32,6 +33,8 @@ def canonicalize(mod: tvm.IRModule) -> tvm.IRModule:
         found = False
         for binding in bindings:
             value = _clip(mod, graph, binding.value, known)
+            if value is None:
+                value = recognized(mod, binding.value, _te_function)
             found |= value is not None
             out.bind(binding.var, binding.value if value is None else out.typed(value))
         return out.bindings if found else bindings

@@ -161,11 +161,26 @@ def _relu(block: _Block, var: Var, call: Expr) -> bool:
 
 def _pad(block: _Block, var: Var, call: Expr) -> bool:
     source = _source(block, call.args[0])
-    if source is None or (str(call.attrs.pad_mode) == "constant" and float(call.attrs.pad_value) != 0.0):
+    if source is None:
         return False
+    level = float(source.params.zero_point)
+    if str(call.attrs.pad_mode) == "constant":
+        value, scale = np.float32(call.attrs.pad_value), np.float32(source.params.scale)
+        steps = np.rint(value / scale)
+        info = np.iinfo(source.params.dtype)
+        level += float(steps)
+        if steps * scale != value or not info.min <= level <= info.max:
+            return False
     width = [int(value) for value in call.attrs.pad_width]
-    padded = relax.op.nn.pad(source.value, width, str(call.attrs.pad_mode), float(source.params.zero_point))
+    padded = relax.op.nn.pad(source.value, width, str(call.attrs.pad_mode), level)
     return block.known(var, replace(source, value=block.out.emit(padded)))
+
+
+def _resize(block: _Block, var: Var, call: Expr) -> bool:
+    attrs = call.attrs
+    if str(attrs.method) != "nearest_neighbor" or str(attrs.coordinate_transformation_mode) == "tf_crop_and_resize":
+        return False
+    return _moving(block, var, call)
 
 
 def _split(block: _Block, var: Var, call: Expr) -> bool:
@@ -223,5 +238,6 @@ _RULES: dict[str, Rule] = {
     "relax.concat": _concat,
     "relax.split": _split,
     "relax.nn.pad": _pad,
+    "relax.image.resize2d": _resize,
     "relax.nn.relu": _relu,
 }

@@ -135,7 +135,7 @@ def _axis(axis: int, rank: int) -> int:
 def _conv2d(block: _Block, var: Var, call: Expr) -> bool:
     if str(call.attrs["data_layout"]) != "NCHW":
         return False
-    return block.computed(var, op.with_layout(call, block.twin(call.args[0]), "NHWC"))
+    return block.computed(var, op.with_attrs(call, block.twin(call.args[0]), data_layout="NHWC"))
 
 
 def _unary(block: _Block, var: Var, call: Expr) -> bool:

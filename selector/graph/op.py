@@ -95,9 +95,9 @@ def dense(data: Expr, params: QuantParams, *, layer: str) -> Expr:
     return tvm.ir.Call(tvm.ir.Op.get(DENSE), params.args(data), tvm.ir.make_node("ir.DictAttrs", **attrs))
 
 
-def with_layout(call: Expr, data: Expr, data_layout: str) -> Expr:
-    """The same ``relax.qnn.conv2d`` on data of another layout."""
-    attrs = dict(call.attrs.items()) | {"data_layout": data_layout}
+def with_attrs(call: Expr, data: Expr, **changes: Any) -> Expr:
+    """The same ``relax.qnn.conv2d`` on other data, with other values of some attributes."""
+    attrs = dict(call.attrs.items()) | changes
     return tvm.ir.Call(call.op, [data, *call.args[1:]], tvm.ir.make_node("ir.DictAttrs", **attrs))
 
 

@@ -20,6 +20,7 @@ from selector.graph.integer import keep_integer
 from selector.graph.ir import dtype_of, static_shape
 from selector.graph.layout import to_channels_last
 from selector.graph.legalize import Session, TensorSpec
+from selector.graph.padding import fold_padding
 from selector.graph.schedule import schedule
 from selector.policy import Policy
 from selector.target import TargetLike, host_cores, profile, resolve
@@ -65,9 +66,9 @@ def quantized(mod: tvm.IRModule, session: Session) -> tvm.IRModule:
     """Graph-level part: QDQ fusion, 8-bit data and NHWC around it, and a decision for every layer."""
     # a module need not have dataflow blocks, the passes look at nothing else
     mod = relax.transform.ConvertToDataflow()(mod)
-    mod, layers = fuse.fuse(canonicalize(mod))
+    mod, layers = fuse.fuse(fold_padding(canonicalize(mod)))
     mod = relax.transform.CanonicalizeBindings()(keep_integer(mod))
-    mod = fuse_kernels(to_channels_last(mod))
+    mod = fuse_kernels(to_channels_last(fold_padding(mod)))
     session.plan(mod, layers)
     return mod
 

@@ -128,19 +128,25 @@ def cost(scheme: Scheme, workload: ConvWorkload, row: Dot, target: TargetProfile
     transforms = tiles * (
         workload.in_channels / (2 * row.lanes) * per_vector[0] + workload.out_channels / row.lanes * per_vector[1]
     )
-    tasks = math.ceil(tiles / _tiles_of_task(scheme, workload, target))
-    stream = tasks * positions * workload.in_channels * workload.out_channels * 2 / 8  # 8 bytes a cycle
+    shares, _ = _partition(scheme, workload, target)
+    stream = shares * positions * workload.in_channels * workload.out_channels * 2 / 9  # 9 bytes a cycle
     return workload.batch * (max(products * 1.15, stream) + transforms / 3)
 
 
-def _tiles_of_task(scheme: Scheme, workload: ConvWorkload, target: TargetProfile) -> int:
-    """Tiles of a task: what fits half of L2, in equal shares, at least one share for each thread."""
+def _partition(scheme: Scheme, workload: ConvWorkload, target: TargetProfile) -> tuple[int, int]:
+    """(equal shares of an image's tiles, tasks that divide the blocks of channels of a share among them).
+
+    V and M of a share fit half of L2.  With threads to feed, either there are as many shares as it takes, each of which
+    streams all weights, or a share's channels are divided, and each part transforms the data again: whichever is less.
+    """
     tiles = math.ceil(workload.out_height / scheme.size) * math.ceil(workload.out_width / scheme.size)
     bytes_of_tile = scheme.points**2 * (workload.in_channels * 2 + 64)
     shares = max(1, math.ceil(tiles * bytes_of_tile / (target.l2_bytes // 2)))
-    if workload.batch % workload.threads:
-        shares = min(tiles, math.ceil(shares / workload.threads) * workload.threads)
-    return math.ceil(tiles / shares)
+    if workload.batch * shares % workload.threads == 0:
+        return shares, 1
+    if workload.out_channels > 2 * tiles:
+        return shares, workload.threads
+    return min(tiles, math.ceil(shares / workload.threads) * workload.threads), 1
 
 
 def build(
@@ -174,7 +180,8 @@ class _Winograd:
         self.tile_rows = math.ceil(workload.out_height / scheme.size)
         self.tile_columns = math.ceil(workload.out_width / scheme.size)
         self.image_tiles = self.tile_rows * self.tile_columns
-        self.tiles = _tiles_of_task(scheme, workload, target)
+        shares, self.channel_tasks = _partition(scheme, workload, target)
+        self.tiles = math.ceil(self.image_tiles / shares)
         self.pixels, self.vectors = self._tile_shape()
         self.block = self.vectors * row.lanes
         self.steps = math.ceil(workload.in_channels / row.step)
@@ -252,12 +259,15 @@ class _Winograd:
         self.epilogue.bind(constants)
         self.weight, self.out = weight, out
         work, scheme = self.work, self.scheme
-        tasks_of_image = math.ceil(self.image_tiles / self.tiles)
+        shares = math.ceil(self.image_tiles / self.tiles)
+        blocks_of_task = math.ceil(self.blocks / self.channel_tasks)
         positions = scheme.points**2
 
         def task(index: Expr) -> None:
-            image = T.Bind(index // tasks_of_image + T.int32(0))
-            start = index % tasks_of_image * self.tiles
+            share = index // self.channel_tasks
+            image = T.Bind(share // shares + T.int32(0))
+            start = share % shares * self.tiles
+            first_block = index % self.channel_tasks * blocks_of_task
             first = T.Bind(T.min(start, self.image_tiles - self.tiles) + T.int32(0))
             first_row = T.Bind(T.min(first // self.tile_columns, self.tile_rows - self._band_rows()))
             band = T.alloc_buffer((max(self.band.elements, 512),), "int16")
@@ -266,13 +276,16 @@ class _Winograd:
             self.band.emit(data, band, image, first_row * scheme.size, self.target.vector_bits // 8)
             self._transform_data(band, data_tiles, first, first_row)
 
-            def block(b: Expr) -> None:
+            def block(offset: Expr) -> None:
+                b = T.Bind(
+                    T.min(first_block + offset + T.int32(0), self.blocks - 1)
+                )  # an uneven share repeats the last
                 loop(positions, lambda p: self._multiply(data_tiles, products, b, p))
                 self._transform_back(products, b, image, first)
 
-            loop(self.blocks, block)
+            loop(blocks_of_task, block)
 
-        loop(work.batch * tasks_of_image, task, parallel=work.threads > 1)
+        loop(work.batch * shares * self.channel_tasks, task, parallel=work.threads > 1)
 
     def _transform_data(self, band: Expr, data_tiles: Expr, first: Expr, first_row: Expr) -> None:
         """V[position][tile][channel] = Bᵀ d B for every tile, a vector of channels at a time."""

@@ -17,12 +17,12 @@ from tvm import relax
 from tvm.support import cc
 
 from selector import policy as policies
+from selector.graph import checks
 from selector.graph.frontend import ModelError, load
 from selector.graph.legalize import Session, TensorSpec
 from selector.graph.pipeline import METADATA, quantized, session_pipeline
 from selector.graph.quiet import without_scope_warnings
 from selector.graph.transfer import Inputs, to_numpy
-from selector.lowering import pipeline as kernel_pipeline
 from selector.policy import Decision, Policy
 from selector.target import TargetLike, host_cores, profile, resolve
 from selector.workload import ConvWorkload
@@ -97,7 +97,7 @@ def compile(  # noqa: A001 - the name users look for, always called as selector.
     session = _session(resolved, policy, threads)
     _start_pool()
     passes = session_pipeline(resolved, session)
-    executable = tvm.compile(module, target=resolved, relax_pipeline=passes, tir_pipeline=kernel_pipeline.NAME)
+    executable = tvm.compile(module, target=resolved, relax_pipeline=passes, tir_pipeline=checks.NAME)
     return CompiledModel(executable, session.decisions, session.threads, session.inputs)
 
 

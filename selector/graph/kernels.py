@@ -6,7 +6,7 @@ All work on 8-bit NHWC data, on flat buffers, in vectors along the channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -145,8 +145,8 @@ def binary(
             )
 
         def pixel(index: Expr) -> None:
-            for start, lanes in _chunks(channels):
-                vector(index * channels + start, tirx.floordiv(index, pixels) * channels + start, lanes)
+            image = tirx.floordiv(index, pixels)
+            _along(channels, lambda start, lanes: vector(index * channels + start, image * channels + start, lanes))
 
         parallel = threads > 1 and elements >= PARALLEL_ELEMENTS
         if spread:
@@ -179,7 +179,8 @@ def pool2d(pool: Pool, params: Params, out: Params, threads: int) -> tirx.PrimFu
             def window(x: Expr) -> None:
                 left, columns = _window(x, pool.strides[1], pool.padding[1], pool.size[1], width)
                 count = pool.size[0] * pool.size[1] if pool.count_padding else rows * columns
-                for start, lanes in _chunks(channels):
+
+                def channel(start: Expr, lanes: int) -> None:
                     acc = tir.Registers(1, acc_dtype, lanes)
                     acc[0] = tir.const(tirx.min_value(acc_dtype).value if pool.kind == "max" else 0, acc_dtype, lanes)
                     with T.serial(0, rows) as i, T.serial(0, columns) as j:
@@ -195,6 +196,8 @@ def pool2d(pool: Pool, params: Params, out: Params, threads: int) -> tirx.PrimFu
                         divisor = tir.splat(tirx.Cast("float32", tirx.convert(count)), lanes)
                         value = _quantized(tir.cast(value, "float32", lanes) * factor / divisor, lanes, out)
                     tir.store(result, ((image * out_height + y) * out_width + x) * channels + start, value, lanes)
+
+                _along(channels, channel)
 
             tir.loop(out_width, window)
 
@@ -317,6 +320,14 @@ def _blocks(extent: int, body: Any, parallel: bool) -> None:
         return
     block = next(size for size in (1024, 64, 32, 16, 8, 7, 4, 3, 2, 1) if extent % size == 0 and extent >= 8 * size)
     tir.loop(extent // block, lambda outer: tir.loop(block, lambda inner: body(outer * block + inner)), parallel=True)
+
+
+def _along(channels: int, body: Callable[[Expr, int], None]) -> None:
+    """Call ``body(start, lanes)`` for vectors that cover the channels, in a loop where there are many."""
+    whole = channels // _LANES if channels > 4 * _LANES else 0
+    tir.loop(whole, lambda index: body(index * _LANES, _LANES))
+    for start, lanes in _chunks(channels - whole * _LANES):
+        body(whole * _LANES + start, lanes)
 
 
 def _chunks(channels: int) -> Iterator[tuple[int, int]]:

@@ -15,6 +15,7 @@ from tvm.relax.backend.cpu_generic import pipeline as cpu_generic
 from selector import policy as policies
 from selector.graph import fuse, legalize
 from selector.graph.canonical import canonicalize
+from selector.graph.checks import mark_internal
 from selector.graph.fused import fuse_kernels
 from selector.graph.integer import keep_integer
 from selector.graph.ir import dtype_of, static_shape
@@ -54,7 +55,7 @@ def session_pipeline(target: tvm.target.Target, session: Session) -> Any:
             mod = quantized(mod, session)
             mod = tvm.transform.Sequential(cpu_generic.library_dispatch_passes(target))(mod)
             mod = tvm.transform.Sequential(cpu_generic.legalize_passes(target))(mod)
-            mod = schedule(mod, session.threads)
+            mod = mark_internal(schedule(mod, session.threads))
             mod = with_metadata(mod, session)
             mod = tvm.transform.Sequential(cpu_generic.dataflow_lower_passes(target))(mod)
             return tvm.transform.Sequential(cpu_generic.finalize_passes(target))(mod)

@@ -77,14 +77,12 @@ def test_padding_with_zero_is_padding_with_the_zero_point():
     )
 
 
-def test_padding_with_another_value_stays_float():
-    after = keep_integer(
-        module(
-            [DATA],
-            lambda emit, x: quantize(emit(relax.op.nn.pad(emit(dequantize(x)), (0, 0) * 3 + (1, 1), "constant", 7.0))),
-        )
-    )
-    assert operators(after) == ["dequantize", "nn.pad", "quantize"]
+@pytest.mark.parametrize("value", [7.03, 100.0])
+def test_padding_with_no_level_stays_float(value):
+    def build(emit, x):
+        return quantize(emit(relax.op.nn.pad(emit(dequantize(x)), (0, 0) * 3 + (1, 1), "constant", value)))
+
+    assert operators(keep_integer(module([DATA], build))) == ["dequantize", "nn.pad", "quantize"]
 
 
 def test_split_keeps_its_parts_8_bit():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import tvm
 import selector
 from selector.bench import Comparison, Contender, interleave
 from selector.peers import Runner, onnxruntime, require_runnable, tvm_default
+from selector.profiling import Profile
 from selector.target import TargetLike
 from selector.verify import input_specs, random_inputs
 
@@ -26,6 +27,7 @@ class NetworkComparison:
     comparison: Comparison
     build_seconds: Mapping[str, float]  # compiling or loading, by contender
     largest_difference: Mapping[str, float]  # of any output to the first contender's, in the output's own unit
+    profiles: Mapping[str, Profile] = field(default_factory=dict)  # of Selector's contenders, if asked for
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -33,6 +35,8 @@ class NetworkComparison:
         for row in result["contenders"]:
             row["build_seconds"] = self.build_seconds[row["name"]]
             row["largest_difference"] = self.largest_difference[row["name"]]
+            if row["name"] in self.profiles:
+                row["profile"] = self.profiles[row["name"]].to_dict()
         return result
 
 
@@ -52,24 +56,37 @@ def compare_network(
     rounds: int | None = None,
     max_seconds: float = 30.0,
     seed: int = 0,
+    profile: bool = False,
     stage: Callable[[str], None] = lambda _: None,
     progress: Callable[[float], None] | None = None,
 ) -> NetworkComparison:
     """Build the network under each policy and in each peer (a key of PEERS), then time them in turns.
 
-    Peers come first, so the first of them is what differences are taken to.  Call ``peers.share_process(threads)``
-    before.  ``stage`` is told what is being built, ``progress`` the fraction of the timing done.
+    Peers come first, so the first of them is what differences are taken to.  ``profile``: also time the kernels of the
+    compiled ones, after the comparison.  Call ``peers.share_process(threads)`` before.  ``stage`` is told what is being
+    built, ``progress`` the fraction of the timing done.
+
+    Every runtime keeps its defaults, ONNX Runtime's threads that spin for work included: that is what its users get.
+    Spinning threads take a core from whoever runs next, for a moment; the order of the turns is therefore reversed
+    every round, and each sample follows an untimed call.
 
     Raises what ``selector.load`` and ``selector.compile`` raise, PeerUnavailable for a peer that is not installed or a
     target that does not run here, and ValueError as ``interleave`` does.
     """
     require_runnable(target)
     module = selector.load(path)
+    compiled: dict[str, selector.CompiledModel] = {}
+
+    def build_network(name: str, policy: str) -> Runner:
+        compiled[name] = selector.compile(module, target=target, policy=policy, threads=threads)
+        return lambda feed: compiled[name].run(*feed)
+
     builders: dict[str, Callable[[], Runner]] = {
         name: functools.partial(PEERS[name], path, module, target, threads) for name in against
     }
     for policy in policies:
-        builders[f"selector {policy}"] = functools.partial(_compiled, module, target, policy, threads)
+        name = f"selector {policy}"
+        builders[name] = functools.partial(build_network, name, policy)
     feed = random_inputs(input_specs(module), seed)
     runners: dict[str, Runner] = {}
     seconds: dict[str, float] = {}
@@ -87,12 +104,12 @@ def compare_network(
         max_seconds=max_seconds,
         progress=progress,
     )
-    return NetworkComparison(comparison, seconds, {name: _largest(mine, first) for name, mine in outputs.items()})
-
-
-def _compiled(module: tvm.IRModule, target: TargetLike, policy: str, threads: int) -> Runner:
-    compiled = selector.compile(module, target=target, policy=policy, threads=threads)
-    return lambda feed: compiled.run(*feed)
+    profiles = {}
+    for name, network in compiled.items() if profile else ():
+        stage(f"profiling {name}")
+        profiles[name] = network.profile(*feed)
+    differences = {name: _largest(mine, first) for name, mine in outputs.items()}
+    return NetworkComparison(comparison, seconds, differences, profiles)
 
 
 def _largest(mine: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:

@@ -27,6 +27,7 @@ def bench(
     ] = None,
     max_seconds: Annotated[float, typer.Option(min=0.1, help="Longest time for timing, without --rounds.")] = 30.0,
     seed: Annotated[int, typer.Option(help="Seed of the random input.")] = 0,
+    profile: Annotated[bool, typer.Option("--profile", help="Also show the time of every layer.")] = False,
     as_json: common.AsJson = False,
     debug: common.Debug = False,
 ) -> None:
@@ -55,6 +56,7 @@ def bench(
             rounds=rounds,
             max_seconds=max_seconds,
             seed=seed,
+            profile=profile,
             stage=lambda text: update(description=text),
             progress=lambda fraction: update(fraction=fraction),
         )
@@ -63,3 +65,5 @@ def bench(
         return
     title = f"{model.name}, target {target}, {count} thread{'s' if count > 1 else ''}"
     common.console().print(tables.comparison_table(result, against or [result.comparison.timings[0].name], title))
+    for name, times in result.profiles.items():
+        common.console().print(tables.profile_table(times, name))

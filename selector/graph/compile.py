@@ -17,6 +17,7 @@ from tvm import relax
 from tvm.support import cc
 
 from selector import policy as policies
+from selector import profiling
 from selector.graph import checks
 from selector.graph.frontend import ModelError, load
 from selector.graph.legalize import Session, TensorSpec
@@ -24,7 +25,9 @@ from selector.graph.pipeline import METADATA, quantized, session_pipeline
 from selector.graph.quiet import without_scope_warnings
 from selector.graph.transfer import Inputs, to_numpy
 from selector.policy import Decision, Policy
-from selector.target import TargetLike, host_cores, profile, resolve
+from selector.profiling import Profile
+from selector.target import TargetLike, host_cores, resolve
+from selector.target import profile as target_profile
 from selector.workload import ConvWorkload
 
 ModelLike = Any  # whatever selector.load takes
@@ -65,6 +68,18 @@ class CompiledModel:
         tensors = self._staged.filled(inputs)
         _use_threads(self.threads)
         return to_numpy(self._main(*tensors))
+
+    def profile(self, *inputs: np.ndarray, rounds: int = 20) -> Profile:
+        """Time of every layer and kernel, medians over ``rounds`` runs; ``inputs`` as for ``run``.
+
+        Raises what ``run`` raises, and ValueError for fewer than one round.
+        """
+        if rounds < 1:
+            raise ValueError(f"rounds must be at least 1, got {rounds}")
+        tensors = self._staged.filled(inputs)
+        _use_threads(self.threads)
+        watched = relax.VirtualMachine(self.executable, tvm.cpu())
+        return profiling.profile(self.vm, watched, tensors, self.decisions, rounds)
 
     def save(self, path: str | os.PathLike[str], compiler: str | None = None) -> None:
         """Write a shared library that ``load_compiled`` and TVM load; the file appears whole or not at all.
@@ -146,7 +161,7 @@ def load_compiled(path: str | os.PathLike[str]) -> CompiledModel:
 def _session(target: tvm.target.Target, policy: str | Policy | None, threads: int | None) -> Session:
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
-    return Session(policies.resolve(policy), profile(target), threads or host_cores())
+    return Session(policies.resolve(policy), target_profile(target), threads or host_cores())
 
 
 def _start_pool() -> None:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from selector.networks import NetworkComparison
 from selector.policy import Decision
+from selector.profiling import Profile
 from selector.verify import Difference
 
 _STYLES = {"int8": "cyan", "int16": "magenta", "tvm": "yellow"}
@@ -103,6 +104,35 @@ def comparison_table(result: NetworkComparison, references: Sequence[str], title
             *[f"{ratio.median:.3f}" for ratio in ratios],
             f"{result.largest_difference[timing.name]:.3g}",
             f"{result.build_seconds[timing.name]:.1f}",
+        )
+    return table
+
+
+def profile_table(profile: Profile, title: str) -> Table:
+    """One row per quantized layer, then one per other kernel; the longest tenth of the layers stands out."""
+    run, inside = profile.total_us, profile.kernels_us
+    title = f"{title}: {run:.0f} µs a run, of which {inside:.0f} µs in kernels, median of {profile.rounds} runs"
+    table = Table(title=title, title_justify="left")
+    table.add_column("layer or kernel", no_wrap=True, overflow="ellipsis", max_width=44)
+    table.add_column("shape", no_wrap=True)
+    for heading in ("µs", "share", "GMAC/s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("lowering", no_wrap=True)
+    table.add_column("template and instruction", no_wrap=True)
+    times = sorted((kernel.microseconds for kernel in profile.kernels), reverse=True)
+    long = times[len(times) // 10] if times else 0.0
+    for kernel in profile.kernels:
+        name = kernel.name if kernel.calls == 1 else f"{kernel.name} ×{kernel.calls}"
+        lowering = "-" if kernel.lowering is None else f"[{_STYLES[kernel.lowering]}]{kernel.lowering}[/]"
+        table.add_row(
+            name,
+            kernel.shape or "-",
+            f"{kernel.microseconds:.1f}",
+            f"{kernel.share:.1%}",
+            "-" if kernel.gmacs is None else f"{kernel.gmacs:.1f}",
+            lowering,
+            kernel.form or "-",
+            style="bold" if kernel.microseconds > long else None,
         )
     return table
 

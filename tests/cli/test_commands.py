@@ -106,6 +106,17 @@ def test_float_network_compiles_and_says_so(selector_command: Run, tmp_path: Pat
         assert "nothing was quantized" in outcome.out
 
 
+def test_bench_profile(selector_command: Run, network: Path) -> None:
+    options = ("--policy", "int8", "--against", "onnxruntime", "--rounds", 2, "--threads", 1, "--profile")
+    answer = selector_command("bench", network, *options, "--json").json()
+    profile = answer["contenders"][1]["profile"]
+    assert [kernel["name"] for kernel in profile["kernels"] if kernel["lowering"] == "int8"] == ["conv"]
+    assert "profile" not in answer["contenders"][0]
+    table = selector_command("bench", network, *options)
+    assert "GMAC/s" in table.out
+    assert "template and instruction" in table.out
+
+
 def test_bench(selector_command: Run, network: Path) -> None:
     options = ("--policy", "int8", "--policy", "int16", "--against", "tvm", "--rounds", 3, "--threads", 1)
     answer = selector_command("bench", network, *options, "--against", "onnxruntime", "--json").json()

@@ -7,7 +7,7 @@ Example::
     outputs = compiled.run(x)
 """
 
-from selector.graph.compile import CompiledModel, compile, explain, extract_workloads, load_compiled
+from selector.graph.compile import CompiledModel, compile, explain, extract_workloads, load_compiled, stored_bytes
 from selector.graph.frontend import ModelError, load
 from selector.graph.pipeline import pipeline
 from selector.policy import Decision, UnknownPolicy
@@ -27,4 +27,5 @@ __all__ = [
     "load",
     "load_compiled",
     "pipeline",
+    "stored_bytes",
 ]

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from selector.cli import common
+
+_HOW = {"chosen": "as decided", "int8": "if all were int8", "int16": "if all were int16"}
 
 
 @common.command
@@ -11,6 +17,10 @@ def explain(
     target: common.Target = "native",
     policy: common.PolicyName = None,
     threads: common.Threads = None,
+    sizes: Annotated[
+        bool,
+        typer.Option("--bytes/--no-bytes", help="Show the bytes of weights under each lowering, which packs them."),
+    ] = True,
     as_json: common.AsJson = False,
     debug: common.Debug = False,
 ) -> None:
@@ -22,10 +32,14 @@ def explain(
     count = common.set_threads(threads)
     resolved, policy = common.resolve_target(target), common.resolve_policy(policy)
     with common.progress(f"reading {model.name}", quiet=as_json):
-        decisions = selector.explain(model, target=resolved, policy=policy, threads=count)
+        module = selector.load(model)
+        decisions = selector.explain(module, target=resolved, policy=policy, threads=count)
+        stored = selector.stored_bytes(module, target=resolved, threads=count) if sizes else {}
     counts = tables.lowering_counts(decisions)
     if as_json:
-        layers = [tables.decision_row(decision) for decision in decisions]
+        layers = [
+            tables.decision_row(decision) | {"stored_bytes": stored.get(decision.layer)} for decision in decisions
+        ]
         common.print_json(
             {
                 "model": str(model),
@@ -33,11 +47,15 @@ def explain(
                 "policy": policy,
                 "threads": count,
                 "lowerings": counts,
+                "stored_bytes": tables.total_bytes(stored, decisions),
                 "layers": layers,
             }
         )
         return
     out = common.console()
     if decisions:
-        out.print(tables.decisions_table(decisions))
+        out.print(tables.decisions_table(decisions, stored))
     out.print(common.describe_counts(counts))
+    if stored:
+        total = {name: tables.format_bytes(size) for name, size in tables.total_bytes(stored, decisions).items()}
+        out.print("weights, packed: " + ", ".join(f"{size} {_HOW[name]}" for name, size in total.items()))

@@ -16,11 +16,11 @@ import tvm
 from tvm import relax
 from tvm.support import cc
 
+from selector import lowering, profiling
 from selector import policy as policies
-from selector import profiling
-from selector.graph import checks
+from selector.graph import checks, op
 from selector.graph.frontend import ModelError, load
-from selector.graph.legalize import Session, TensorSpec
+from selector.graph.legalize import Session, TensorSpec, qnn_calls
 from selector.graph.pipeline import METADATA, quantized, session_pipeline
 from selector.graph.quiet import without_scope_warnings
 from selector.graph.transfer import Inputs, to_numpy
@@ -28,7 +28,7 @@ from selector.policy import Decision, Policy
 from selector.profiling import Profile
 from selector.target import TargetLike, host_cores, resolve
 from selector.target import profile as target_profile
-from selector.workload import ConvWorkload
+from selector.workload import ConvWorkload, UnsupportedWorkload
 
 ModelLike = Any  # whatever selector.load takes
 _LINK_OPTIONS = ["-Wl,-s"] if sys.platform == "linux" else []  # LLVM's symbols can be as large as the weights
@@ -126,6 +126,28 @@ def explain(
     session = _session(resolve(target), policy, threads)
     quantized(load(model), session)
     return session.decisions
+
+
+def stored_bytes(
+    model: ModelLike, target: TargetLike = "native", threads: int | None = None
+) -> dict[str, dict[str, int]]:
+    """Bytes that each layer's packed weights and other constants take under each lowering: layer -> lowering -> bytes.
+
+    Packs them to know; layers that stay as TVM has them, or that a lowering refuses, are left out.  Raises what
+    ``compile`` raises.
+    """
+    session = _session(resolve(target), "rule", threads)
+    sizes: dict[str, dict[str, int]] = {}
+    for call in qnn_calls(quantized(load(model), session)):
+        try:
+            workload, constants = op.describe(call, session.threads)
+            kernels = {name: lowering.build(workload, constants, session.target, name) for name in lowering.LOWERINGS}
+        except UnsupportedWorkload:
+            continue
+        sizes[str(call.attrs["layer"])] = {
+            name: sum(array.nbytes for array in kernel.constants) for name, kernel in kernels.items()
+        }
+    return sizes
 
 
 def extract_workloads(model: ModelLike, threads: int | None = None) -> list[ConvWorkload]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -35,14 +35,24 @@ def lowering_counts(decisions: Sequence[Decision]) -> dict[str, int]:
     return dict(sorted(Counter(decision.lowering for decision in decisions).items()))
 
 
-def decisions_table(decisions: Sequence[Decision]) -> Table:
-    """One row per convolution or dense layer, in the network's order."""
+def total_bytes(stored: Mapping[str, Mapping[str, int]], decisions: Sequence[Decision]) -> dict[str, int]:
+    """Bytes of packed weights of a network: as decided, and with one lowering for every layer."""
+    chosen = [stored[item.layer].get(item.lowering, 0) for item in decisions if item.layer in stored]
+    names = next(iter(stored.values()), {})
+    return {"chosen": sum(chosen)} | {name: sum(sizes[name] for sizes in stored.values()) for name in names}
+
+
+def decisions_table(decisions: Sequence[Decision], stored: Mapping[str, Mapping[str, int]]) -> Table:
+    """One row per convolution or dense layer, in the network's order; ``stored``: see ``selector.stored_bytes``."""
     table = Table()
     table.add_column("layer", no_wrap=True, overflow="ellipsis", max_width=44)
     table.add_column("shape", no_wrap=True)
     table.add_column("kind", no_wrap=True)
     table.add_column("bytes", justify="right", no_wrap=True)
     table.add_column("MMAC", justify="right", no_wrap=True)
+    lowerings = list(next(iter(stored.values()), {}))
+    for name in lowerings:
+        table.add_column(f"weights as {name}", justify="right")
     table.add_column("lowering", no_wrap=True)
     table.add_column("source", no_wrap=True)
     table.add_column("reason")
@@ -55,6 +65,7 @@ def decisions_table(decisions: Sequence[Decision]) -> Table:
             row["kind"] or "-",
             "-" if row["bytes"] is None else format_bytes(row["bytes"]),
             "-" if row["macs"] is None else f"{row['macs'] / 1e6:.2f}",
+            *[format_bytes(stored[decision.layer][name]) if decision.layer in stored else "-" for name in lowerings],
             f"[{style}]{decision.lowering}[/]",
             decision.source,
             decision.reason,

@@ -45,6 +45,15 @@ def test_explain(selector_command: Run, network: Path, policy: str) -> None:
     assert layer["reason"]
 
 
+def test_explain_bytes(selector_command: Run, network: Path) -> None:
+    answer = selector_command("explain", network, "--policy", "int16", "--json").json()
+    sizes = answer["layers"][0]["stored_bytes"]
+    assert 12 * 9 * 8 <= sizes["int8"] < sizes["int16"]
+    assert answer["stored_bytes"] == {"chosen": sizes["int16"], **sizes}
+    assert "if all were int8" in selector_command("explain", network).out
+    assert selector_command("explain", network, "--no-bytes", "--json").json()["layers"][0]["stored_bytes"] is None
+
+
 def test_explain_for_people(selector_command: Run, network: Path) -> None:
     outcome = selector_command("explain", network, "--target", "x86-64-v2")
     assert outcome.code == 0
@@ -147,7 +156,7 @@ def test_failed_work_exits_1_and_leaves_nothing(
     kept = network.with_name("kept.so")
     kept.write_bytes(b"an earlier library")
 
-    def export(_self: object, path: str, **_options: object) -> None:
+    def export(_self: object, path: str) -> None:
         Path(path).write_bytes(b"half of a libr")
         raise RuntimeError("the linker failed\nwith many lines")
 

@@ -123,6 +123,22 @@ def test_saved_library_runs_and_remembers(compiled, tmp_path, capfd):
     assert [(spec.name, spec.shape, spec.dtype) for spec in loaded.inputs] == [("x", (1, 8, 7, 6), "uint8")]
 
 
+def test_stored_bytes_are_those_of_the_constants():
+    model = qdq_block_model()
+    stored = selector.stored_bytes(model, threads=1)
+    decisions = selector.explain(model, threads=1)
+    assert list(stored) == [decision.layer for decision in decisions]
+    for decision in decisions:
+        sizes = stored[decision.layer]
+        assert decision.workload.weight_bytes() <= sizes["int8"] <= sizes["int16"]
+
+
+def test_layers_left_to_tvm_store_nothing_of_ours():
+    assert selector.stored_bytes(qdq_conv_model(quantize_output=False, in_channels=8)).keys() == {"conv"}
+    model = module([((1, 8, 6, 6), "float32")], lambda emit, x: relax.op.nn.conv2d(x, emit(weight((4, 8, 3, 3)))))
+    assert selector.stored_bytes(model) == {}
+
+
 def test_executable_is_an_ordinary_one(compiled):
     vm = relax.VirtualMachine(compiled.executable, tvm.cpu())
     data = random_inputs(qdq_conv_model())["x"]

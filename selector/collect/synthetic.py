@@ -30,9 +30,10 @@ def _weights(work: ConvWorkload, rng: np.random.Generator) -> tuple[np.ndarray, 
     shape = (work.out_channels, work.kernel_height, work.kernel_width, work.group_in_channels)
     limits = np.iinfo(work.weight_dtype)
     if work.term2:  # only weights over the whole range of the dtype keep their zero point
-        weight = rng.integers(limits.min, limits.max + 1, shape)
+        highest = limits.max if work.weight_bound > 127 else limits.max - 1  # see selector.weights.signed_offset
+        weight = rng.integers(limits.min, highest + 1, shape)
         weight.reshape(len(weight), -1)[:, 0] = limits.min
-        weight.reshape(len(weight), -1)[:, -1] = limits.max
+        weight.reshape(len(weight), -1)[:, -1] = highest
         middle = (limits.min + limits.max + 1) // 2
         zero_point = work.weight_zero_point if work.weight_zero_point not in (None, middle) else middle + 3
         return weight.astype(work.weight_dtype), np.full(len(weight), zero_point, np.int32)

@@ -185,10 +185,20 @@ def _bad_input_types() -> tuple[type[Exception], ...]:
     from selector.kernel_cases import ShapesError
     from selector.peers import PeerUnavailable
     from selector.policy import UnknownPolicy
+    from selector.policy.measured import NotMeasurable
     from selector.report.roofline import PlotUnavailable
     from selector.target import UnknownTarget
 
-    return BadInput, ModelError, PeerUnavailable, PlotUnavailable, ShapesError, UnknownPolicy, UnknownTarget
+    return (
+        BadInput,
+        ModelError,
+        NotMeasurable,
+        PeerUnavailable,
+        PlotUnavailable,
+        ShapesError,
+        UnknownPolicy,
+        UnknownTarget,
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -169,3 +169,8 @@ def test_debug_shows_the_error_itself(selector_command: Run, network: Path) -> N
     from selector.policy import UnknownPolicy
 
     assert isinstance(selector_command("explain", network, "--policy", "oracle", "--debug").error, UnknownPolicy)
+
+
+def test_what_cannot_be_measured_here(selector_command: Run, network: Path) -> None:
+    outcome = selector_command("explain", network, "--policy", "measure", "--target", "cortex-a72")
+    outcome.assert_bad_input("policy 'measure'", "cortex-a72")

@@ -156,7 +156,7 @@ def test_failed_work_exits_1_and_leaves_nothing(
     kept = network.with_name("kept.so")
     kept.write_bytes(b"an earlier library")
 
-    def export(_self: object, path: str) -> None:
+    def export(_self: object, path: str, **_options: object) -> None:
         Path(path).write_bytes(b"half of a libr")
         raise RuntimeError("the linker failed\nwith many lines")
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 PIPE_WIDTH = 160  # columns of a table that goes to a file or a pipe
-_SCOPE_WARNINGS = (b"Warning: Scope Saving:", b"Warning: Scope Loaded:")
 
 Model = Annotated[Path, typer.Argument(help="Quantized network: ONNX with QuantizeLinear/DequantizeLinear nodes.")]
 Target = Annotated[
@@ -156,27 +153,6 @@ def progress(text: str, *, quiet: bool) -> Iterator[Callable[..., None]]:
                 bar.update(task, total=1.0, completed=fraction)
 
         yield update
-
-
-@contextmanager
-def without_scope_warnings() -> Iterator[None]:
-    """Drop the line that TVM's native code writes to standard error for every parameter it saves or loads.
-
-    Whatever else is written there meanwhile appears at the end of the block.
-    """
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as captured:
-        os.dup2(captured.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(saved, 2)
-            os.close(saved)
-            captured.seek(0)
-            kept = [line for line in captured if not line.rstrip().endswith(_SCOPE_WARNINGS)]
-            os.write(2, b"".join(kept))
 
 
 def _bad_input_types() -> tuple[type[Exception], ...]:

@@ -66,8 +66,7 @@ def compile_network(
     failed = [row for row in differences if not row.passed]
     saved = None if failed else output
     if saved:
-        with common.without_scope_warnings():
-            compiled.save(saved)
+        compiled.save(saved)
     summary: dict[str, Any] = {
         "model": str(model),
         "target": target,

@@ -48,8 +48,7 @@ def run(
     import selector
     from selector.verify import random_inputs
 
-    with common.without_scope_warnings():
-        compiled = selector.load_compiled(library)
+    compiled = selector.load_compiled(library)
     compiled.threads = common.set_threads(threads or compiled.threads)
     feed = _checked(arrays, compiled.inputs, inputs or []) if arrays else random_inputs(compiled.inputs, seed)
     results = compiled.run(*feed)

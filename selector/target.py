@@ -11,7 +11,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import tvm
 from tvm.target import codegen
@@ -37,6 +37,24 @@ class UnknownTarget(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Rates:
+    """How fast a CPU computes and moves data; of one core unless it says otherwise."""
+
+    kind: Literal["measured", "modelled", "written"]  # on the CPU itself, by LLVM's scheduling model, by hand
+    source: str  # where the figures come from: the CPU they were measured on, or the specification
+    dots: tuple[tuple[str, float], ...]  # name of a dot row -> 10^9 multiply-accumulates a second
+    l1_gbs: float  # streaming reads from a buffer that fits this level, 10^9 bytes a second
+    l2_gbs: float
+    l3_gbs: float
+    dram_gbs: float
+    dram_all_gbs: float  # all cores together
+
+    def dot(self, name: str) -> float | None:
+        """Rate of a dot row; None: not known."""
+        return dict(self.dots).get(name)
+
+
+@dataclass(frozen=True, slots=True)
 class TargetProfile:
     """The facts about a CPU that lowerings, features and policies read."""
 
@@ -50,6 +68,7 @@ class TargetProfile:
     l2_bytes: int  # per core
     l3_bytes: int  # shared; 0: none
     spec: str = field(repr=False)  # the target as tvm takes it, in JSON
+    rates: Rates | None = field(default=None, repr=False)  # None: neither calibrated nor described
 
     def tvm_target(self) -> tvm.target.Target:
         """The target to compile for."""

@@ -1,7 +1,8 @@
-"""Files that come with Selector: target profiles and released models."""
+"""Files that come with Selector, and the folder where it keeps its own."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -13,3 +14,11 @@ def folder(name: Literal["targets", "models"]) -> Path:
     package = Path(__file__).parent
     installed = package / "_data" / name
     return installed if installed.is_dir() else package.parent / _IN_REPOSITORY[name]
+
+
+def cache_folder() -> Path:
+    """Where results are kept between runs: ``SELECTOR_CACHE``, or ``selector`` in the user's cache folder."""
+    given = os.environ.get("SELECTOR_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "selector"

@@ -9,12 +9,15 @@ import functools
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import tvm
 from tvm.target import codegen
+
+from selector import profiles
+from selector.profiles import Rates, StoredProfile
 
 TargetLike: TypeAlias = str | tvm.target.Target | Mapping[str, Any]
 
@@ -31,27 +34,11 @@ _HOST_FLAGS = (
     ("avxvnni", "avx_vnni"),
 )
 
+_LEVELS = ("generic", "x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4")  # what many CPUs can do: no CPU of its own
+
 
 class UnknownTarget(ValueError):
     """The target cannot be understood; the message says what can be given."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """How fast a CPU computes and moves data; of one core unless it says otherwise."""
-
-    kind: Literal["measured", "modelled", "written"]  # on the CPU itself, by LLVM's scheduling model, by hand
-    source: str  # where the figures come from: the CPU they were measured on, or the specification
-    dots: tuple[tuple[str, float], ...]  # name of a dot row -> 10^9 multiply-accumulates a second
-    l1_gbs: float  # streaming reads from a buffer that fits this level, 10^9 bytes a second
-    l2_gbs: float
-    l3_gbs: float
-    dram_gbs: float
-    dram_all_gbs: float  # all cores together
-
-    def dot(self, name: str) -> float | None:
-        """Rate of a dot row; None: not known."""
-        return dict(self.dots).get(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +84,17 @@ def resolve(target: TargetLike = "native") -> tvm.target.Target:
 
 
 def profile(target: TargetLike = "native") -> TargetProfile:
-    """Profile of a target.  Cache sizes are this machine's when the target's architecture is this machine's."""
+    """Profile of a target, with the rates of its stored profile (``selector.profiles``) where there is one.
+
+    Cores and cache sizes are those of the stored profile if it describes another CPU than this machine's, else those of
+    this machine if it is of the target's architecture, else common ones.
+    """
     resolved = resolve(target)
     if resolved.kind.name != "llvm":
         raise UnknownTarget(f"Selector compiles for CPUs through LLVM (kind 'llvm'), got kind '{resolved.kind.name}'")
-    return _profile(resolved)
+    found = _profile(resolved)
+    stored = profiles.find(found.name, found.features)
+    return found if stored is None else _with_stored(found, stored)
 
 
 def host_cores() -> int:
@@ -166,6 +159,21 @@ def _profile(target: tvm.target.Target) -> TargetProfile:
         l2_bytes=l2,
         l3_bytes=l3,
         spec=str(target),
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _with_stored(found: TargetProfile, stored: StoredProfile) -> TargetProfile:
+    here = found.arch == platform.machine() and (found.name in _LEVELS or found.name == codegen.llvm_get_system_cpu())
+    if here:
+        return replace(found, rates=stored.rates)
+    return replace(
+        found,
+        rates=stored.rates,
+        cores=stored.cores,
+        l1_bytes=stored.l1_bytes,
+        l2_bytes=stored.l2_bytes,
+        l3_bytes=stored.l3_bytes,
     )
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from selector.data import cache_folder
 from selector.policy.base import Decision
 from selector.target import TargetProfile, profile
 from selector.workload import ConvWorkload
@@ -68,14 +68,6 @@ class Measured:
         connection = sqlite3.connect(self.cache, timeout=30)
         connection.execute("CREATE TABLE IF NOT EXISTS measured (key TEXT PRIMARY KEY, result TEXT NOT NULL)")
         return connection
-
-
-def cache_folder() -> Path:
-    """Where results are kept between runs: ``SELECTOR_CACHE``, or ``selector`` in the user's cache folder."""
-    given = os.environ.get("SELECTOR_CACHE")
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "selector"
 
 
 def _key(workload: ConvWorkload, target: TargetProfile, fingerprint: str) -> str:

@@ -1,0 +1,226 @@
+"""Stored target profiles: what a CPU can do, in a JSON file each.
+
+The user's own lie in ``targets`` under ``selector.data.cache_folder()`` and come first; those that come with Selector
+lie in ``datasets/targets``, whose README describes the format.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+from selector import data
+
+SCHEMA_VERSION = 1
+
+RateKind: TypeAlias = Literal["measured", "modelled", "written"]
+
+# LLVM features that decide which kernels a CPU can execute; others of a target, such as tuning flags, do not matter.
+INSTRUCTION_SETS = frozenset(
+    "sse2 ssse3 sse4.1 avx avx2 fma avx512f avx512bw avx512vl avx512vnni avxvnni neon dotprod i8mm sve".split()
+)
+
+
+class ProfileError(ValueError):
+    """A stored profile cannot be used; the message says which and why."""
+
+
+class ProfileWarning(UserWarning):
+    """A stored profile was left out, for the reason given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How fast a CPU computes and moves data; of one core unless it says otherwise."""
+
+    kind: RateKind  # measured on the CPU itself, by LLVM's scheduling model, written by hand
+    source: str  # where the figures come from: the CPU they were measured on, or the specification
+    dots: tuple[tuple[str, float], ...]  # name of a dot row -> 10^9 multiply-accumulates a second, registers only
+    l1_gbs: float  # streaming reads from a buffer that fits this level, 10^9 bytes a second
+    l2_gbs: float
+    l3_gbs: float  # that of memory where there is no such level
+    dram_gbs: float
+    dram_all_gbs: float  # all cores together
+    loops: tuple[tuple[str, float], ...] = ()  # the same for the inner loop of a 1×1 convolution, data in L1
+
+    def dot(self, name: str) -> float | None:
+        """Rate of a dot row; None: not known."""
+        return dict(self.dots).get(name)
+
+    def loop(self, name: str) -> float | None:
+        """Rate of the inner loop that uses a dot row; None: not known."""
+        return dict(self.loops).get(name)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredProfile:
+    """One CPU as its file describes it."""
+
+    name: str  # LLVM cpu name, and the name of the file
+    arch: str  # "x86_64", "aarch64", or the first part of the triple
+    features: frozenset[str] = field(repr=False)  # LLVM feature names
+    vector_bits: int
+    cores: int
+    l1_bytes: int  # data cache of one core
+    l2_bytes: int  # per core
+    l3_bytes: int  # shared; 0: none
+    rates: Rates
+    date: str  # YYYY-MM-DD
+    note: str = ""  # how the figures were obtained
+
+    def matches(self, name: str, features: frozenset[str]) -> bool:
+        """Whether it describes the CPU of this name with these LLVM features, as far as the kernels can tell."""
+        return name == self.name and features & INSTRUCTION_SETS == self.features & INSTRUCTION_SETS
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values as the file has them; ``from_dict`` is the way back."""
+        rates = asdict(self.rates) | {"dots": dict(self.rates.dots), "loops": dict(self.rates.loops)}
+        values = asdict(self) | {"features": sorted(self.features), "rates": rates}
+        return {"schema_version": SCHEMA_VERSION} | values
+
+    @staticmethod
+    def from_dict(values: object) -> StoredProfile:
+        """The checked profile.  Raises ProfileError with what was wanted and what was found."""
+        table = _table("the profile", values, StoredProfile, extra={"schema_version"})
+        version = table.pop("schema_version", None)
+        if version != SCHEMA_VERSION:
+            raise ProfileError(f"schema_version must be {SCHEMA_VERSION}, got {version!r}")
+        rates = _table("rates", table.pop("rates"), Rates)
+        features = table.pop("features")
+        if not isinstance(features, list) or not all(isinstance(feature, str) for feature in features):
+            raise ProfileError(f"features must be a list of LLVM feature names, got {features!r}")
+        texts = {name: _text(name, table.pop(name, "")) for name in ("name", "arch", "date", "note")}
+        if not _is_file_name(texts["name"]):
+            raise ProfileError(f"name must be an LLVM cpu name, got {texts['name']!r}")
+        if not re.fullmatch(r"\d{4}-\d\d-\d\d", texts["date"]):
+            raise ProfileError(f"date must be written YYYY-MM-DD, got {texts['date']!r}")
+        numbers = {name: _count(name, value, least=name != "l3_bytes") for name, value in table.items()}
+        return StoredProfile(features=frozenset(features), rates=_rates(rates), **texts, **numbers)  # type: ignore[arg-type]
+
+
+def find(name: str, features: frozenset[str]) -> StoredProfile | None:
+    """The stored profile of a CPU, the user's first; None where there is none.
+
+    Files are read once for as long as they do not change; one that cannot be used is left out with a ProfileWarning.
+    """
+    if not _is_file_name(name):
+        return None
+    for folder in _folders():
+        path = folder / f"{name}.json"
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        found = _load(str(path), status.st_mtime_ns, status.st_size)
+        if found is not None and found.matches(name, features):
+            return found
+    return None
+
+
+def scan() -> Iterator[tuple[Path, StoredProfile | ProfileError]]:
+    """Every file of every folder with its profile, or with what is wrong with it; the user's first, by name."""
+    for folder in _folders():
+        for path in sorted(folder.glob("*.json")):
+            try:
+                yield path, read(path)
+            except ProfileError as error:
+                yield path, error
+
+
+def read(path: Path) -> StoredProfile:
+    """The profile in a file.  Raises ProfileError, with the path, if it cannot be read or is none."""
+    try:
+        found = StoredProfile.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ProfileError(f"cannot read the target profile {path}: {error.strerror}") from None
+    except ValueError as error:  # JSON, Unicode, ProfileError
+        raise ProfileError(f"{path} is not a target profile: {error}") from None
+    if found.name != path.stem:
+        raise ProfileError(f"{path} is not a target profile: it describes '{found.name}', so name it {found.name}.json")
+    return found
+
+
+def write(profile: StoredProfile, folder: Path | None = None) -> Path:
+    """Store a profile (None: among the user's own) in place of one of the same name; returns its path.
+
+    Raises ProfileError if the folder cannot be written.
+    """
+    folder = folder or _folders()[0]
+    path = folder / f"{profile.name}.json"
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(profile.to_dict(), indent=2) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise ProfileError(f"cannot write the target profile {path}: {error.strerror}") from None
+    return path
+
+
+def _folders() -> tuple[Path, Path]:
+    return data.cache_folder() / "targets", data.folder("targets")
+
+
+@functools.lru_cache(maxsize=64)
+def _load(path: str, _modified: int, _size: int) -> StoredProfile | None:
+    try:
+        return read(Path(path))
+    except ProfileError as error:
+        warnings.warn(f"{error}; it is left out", ProfileWarning, stacklevel=4)
+        return None
+
+
+def _is_file_name(name: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name) is not None
+
+
+def _table(what: str, values: object, record: type, extra: frozenset[str] | set[str] = frozenset()) -> dict[str, Any]:
+    """The values, if they are a mapping with the fields of a dataclass and no others."""
+    if not isinstance(values, Mapping):
+        raise ProfileError(f"{what} must be a JSON object, got {values!r}")
+    known = {item.name for item in fields(record)} | extra
+    needed = known - {"note", "loops"}
+    for problem, names in (("lacks", needed - values.keys()), ("has the unknown", values.keys() - known)):
+        if names:
+            raise ProfileError(f"{what} {problem} {', '.join(sorted(names))}")
+    return dict(values)
+
+
+def _rates(table: dict[str, Any]) -> Rates:
+    kind, source = table.pop("kind"), _text("source", table.pop("source"))
+    if kind not in get_args(RateKind):
+        raise ProfileError(f"kind must be one of {', '.join(get_args(RateKind))}, got {kind!r}")
+    rows = {}
+    for name in ("dots", "loops"):
+        mapping = table.pop(name, {})
+        if not isinstance(mapping, Mapping):
+            raise ProfileError(f"{name} must map dot instructions to GMAC/s, got {mapping!r}")
+        rows[name] = tuple((row, _rate(f"{name} of {row}", rate)) for row, rate in sorted(mapping.items()))
+    speeds = {name: _rate(name, value) for name, value in table.items()}
+    return Rates(kind=kind, source=source, **rows, **speeds)  # type: ignore[arg-type]
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise ProfileError(f"{name} must be text, got {value!r}")
+    return value
+
+
+def _count(name: str, value: object, least: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ProfileError(f"{name} must be a whole number of at least {int(least)}, got {value!r}")
+    return value
+
+
+def _rate(name: str, value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise ProfileError(f"{name} must be a positive number, got {value!r}")
+    return float(value)

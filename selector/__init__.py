@@ -5,14 +5,38 @@ Example::
     model = selector.load("net.onnx")
     compiled = selector.compile(model, target="native")
     outputs = compiled.run(x)
+
+Names are imported on first use, so that a process that only runs networks (``selector.runtime``) never loads TVM's
+compiler.
 """
 
-from selector.graph.compile import CompiledModel, compile, explain, extract_workloads, load_compiled, stored_bytes
-from selector.graph.frontend import ModelError, load
-from selector.graph.pipeline import pipeline
-from selector.policy import Decision, UnknownPolicy
-from selector.target import UnknownTarget
-from selector.workload import ConvWorkload
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from selector.graph.compile import CompiledModel, compile, explain, extract_workloads, load_compiled, stored_bytes
+    from selector.graph.frontend import load
+    from selector.graph.pipeline import pipeline
+    from selector.policy import Decision, UnknownPolicy
+    from selector.runtime import ModelError
+    from selector.target import UnknownTarget
+    from selector.workload import ConvWorkload
+
+_HOMES = {
+    "CompiledModel": "graph.compile",
+    "ConvWorkload": "workload",
+    "Decision": "policy",
+    "ModelError": "runtime",
+    "UnknownPolicy": "policy",
+    "UnknownTarget": "target",
+    "compile": "graph.compile",
+    "explain": "graph.compile",
+    "extract_workloads": "graph.compile",
+    "load": "graph.frontend",
+    "load_compiled": "graph.compile",
+    "pipeline": "graph.pipeline",
+    "stored_bytes": "graph.compile",
+}
 
 __all__ = [
     "CompiledModel",
@@ -29,3 +53,15 @@ __all__ = [
     "pipeline",
     "stored_bytes",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'selector' has no attribute '{name}'")
+    value = getattr(importlib.import_module(f"selector.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -92,7 +92,7 @@ def compare_kernels(
     rounds: int | None = None,
     max_seconds: float = 2.0,
 ) -> KernelResult:
-    """Build and time one convolution.  ``peers.share_process(threads)`` has to be called before the first one.
+    """Build and time one convolution.  ``threads.share_process(threads)`` has to be called before the first one.
 
     Raises LoweringsDiffer, PeerUnavailable without onnxruntime, and whatever building a kernel raises.
     """

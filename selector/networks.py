@@ -17,7 +17,8 @@ from selector.bench import Comparison, Contender, interleave
 from selector.peers import Runner, onnxruntime, require_runnable, tvm_default
 from selector.profiling import Profile
 from selector.target import TargetLike
-from selector.verify import input_specs, random_inputs
+from selector.tensors import random_inputs
+from selector.verify import input_specs
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,8 @@ def compare_network(
     """Build the network under each policy and in each peer (a key of PEERS), then time them in turns.
 
     Peers come first, so the first of them is what differences are taken to.  ``profile``: also time the kernels of the
-    compiled ones, after the comparison.  Call ``peers.share_process(threads)`` before.  ``stage`` is told what is being
-    built, ``progress`` the fraction of the timing done.
+    compiled ones, after the comparison.  Call ``threads.share_process(threads)`` before.  ``stage`` is told what is
+    being built, ``progress`` the fraction of the timing done.
 
     Every runtime keeps its defaults, ONNX Runtime's threads that spin for work included: that is what its users get.
     Spinning threads take a core from whoever runs next, for a moment; the order of the turns is therefore reversed

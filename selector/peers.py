@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,15 +34,6 @@ _ISA_PREFIXES = (
 
 class PeerUnavailable(ValueError):
     """The peer cannot run here; the message says what to install or change."""
-
-
-def share_process(threads: int) -> None:
-    """Set TVM's thread pool to ``threads`` and keep it from pinning threads, which would slow down every other runtime.
-
-    Only the first parallel kernel of a process reads these settings: call it before.
-    """
-    os.environ["TVM_NUM_THREADS"] = str(threads)
-    os.environ["TVM_BIND_THREADS"] = "0"
 
 
 def tvm_default(module: tvm.IRModule, target: TargetLike = "native") -> Runner:

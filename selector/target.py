@@ -16,6 +16,8 @@ from typing import Any, TypeAlias
 import tvm
 from tvm.target import codegen
 
+from selector.threads import host_cores
+
 from selector import profiles
 from selector.profiles import Rates, StoredProfile
 
@@ -39,6 +41,10 @@ _LEVELS = ("generic", "x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4")  # what m
 
 class UnknownTarget(ValueError):
     """The target cannot be understood; the message says what can be given."""
+
+
+class NotMeasurable(ValueError):
+    """The target's kernels cannot run on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +103,13 @@ def profile(target: TargetLike = "native") -> TargetProfile:
     return found if stored is None else _with_stored(found, stored)
 
 
-def host_cores() -> int:
-    """CPUs this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def why_not_here(target: TargetProfile) -> str:
+    """Why this machine cannot execute kernels for a target, as in "this machine lacks avx2"; empty: it can."""
+    here = profile("native")
+    if target.arch != here.arch:
+        return f"is {here.arch}"
+    missing = sorted((target.features - here.features) & profiles.INSTRUCTION_SETS)
+    return f"lacks {', '.join(missing)}" if missing else ""
 
 
 def _named(name: str) -> dict[str, Any]:

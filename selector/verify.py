@@ -16,8 +16,8 @@ import tvm
 from tvm import relax
 
 from selector.graph.ir import Expr, Var, dtype_of, op_name, scalar
-from selector.graph.legalize import TensorSpec
 from selector.peers import Runner
+from selector.tensors import TensorSpec, random_inputs
 
 TOLERANCE_STEPS = 8  # largest difference that passes, in quantization steps of the output
 TOLERANCE_RANGE = 0.05  # the same where the output has no step, as a share of the reference's largest magnitude
@@ -83,22 +83,6 @@ def input_specs(module: tvm.IRModule) -> list[TensorSpec]:
         TensorSpec(str(param.name), tuple(int(extent) for extent in param.ty.shape), str(dtype_of(param)))
         for param in module["main"].params
     ]
-
-
-def random_inputs(specs: Sequence[TensorSpec], seed: int = 0) -> list[np.ndarray]:
-    """Seeded input: standard normal for floats, the full range for 8-bit integers, 0 and 1 for anything else."""
-    rng = np.random.default_rng(seed)
-    feed = []
-    for spec in specs:
-        dtype = np.dtype(spec.dtype)
-        if dtype.kind == "f":
-            feed.append(rng.standard_normal(spec.shape, np.float32).astype(dtype))
-        elif dtype.itemsize == 1 and dtype.kind in "iu":
-            info = np.iinfo(dtype)
-            feed.append(rng.integers(info.min, info.max, spec.shape, dtype, endpoint=True))
-        else:
-            feed.append(rng.integers(0, 2, spec.shape).astype(dtype))
-    return feed
 
 
 def output_steps(module: tvm.IRModule) -> list[float | None]:

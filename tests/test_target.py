@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import tvm
 
-from selector.target import UnknownTarget, host_cores, profile, resolve
+from selector.target import UnknownTarget, profile, resolve
+from selector.threads import host_cores
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import tvm
 from tvm import relax
 
 from selector import verify
-from selector.graph.legalize import TensorSpec
-from selector.verify import input_specs, output_steps, random_inputs
+from selector.tensors import TensorSpec, random_inputs
+from selector.verify import input_specs, output_steps
 
 
 def network(*, shape: tuple[int, ...] = (2, 6)) -> tvm.IRModule:

@@ -117,8 +117,7 @@ def describe_counts(counts: Mapping[str, int]) -> str:
 
 def set_threads(threads: int | None) -> int:
     """Threads to use (None: the CPUs this process may run on); sets up TVM's thread pool: call it before any work."""
-    from selector.peers import share_process
-    from selector.target import host_cores
+    from selector.threads import host_cores, share_process
 
     count = threads or host_cores()
     share_process(count)
@@ -157,12 +156,12 @@ def progress(text: str, *, quiet: bool) -> Iterator[Callable[..., None]]:
 
 def _bad_input_types() -> tuple[type[Exception], ...]:
     """The errors that say the user's input is at fault; imported late, because TVM takes seconds."""
-    from selector.graph.frontend import ModelError
     from selector.kernel_cases import ShapesError
     from selector.peers import PeerUnavailable
     from selector.policy import UnknownPolicy
     from selector.policy.measured import NotMeasurable
     from selector.report.roofline import PlotUnavailable
+    from selector.runtime import ModelError
     from selector.target import UnknownTarget
 
     return (

@@ -13,7 +13,7 @@ import typer
 from selector.cli import common
 
 if TYPE_CHECKING:
-    from selector.graph.legalize import TensorSpec
+    from selector.tensors import TensorSpec
 
 TOP = 5
 TIMED_RUNS = 10
@@ -45,10 +45,10 @@ def run(
     """Run a compiled network; prints shapes, the largest values and the time."""
     common.existing_file(library, "the library")
     arrays = [_load(path) for path in inputs or []]
-    import selector
-    from selector.verify import random_inputs
+    from selector import runtime
+    from selector.tensors import random_inputs
 
-    compiled = selector.load_compiled(library)
+    compiled = runtime.load(library)
     compiled.threads = common.set_threads(threads or compiled.threads)
     feed = _checked(arrays, compiled.inputs, inputs or []) if arrays else random_inputs(compiled.inputs, seed)
     results = compiled.run(*feed)

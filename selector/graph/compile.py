@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import os
 import sys
 import tempfile
@@ -16,58 +14,35 @@ import tvm
 from tvm import relax
 from tvm.support import cc
 
-from selector import lowering, profiling
+from selector import lowering, profiling, runtime
 from selector import policy as policies
 from selector.graph import checks, op
-from selector.graph.frontend import ModelError, load
-from selector.graph.legalize import Session, TensorSpec, qnn_calls
-from selector.graph.pipeline import METADATA, quantized, session_pipeline
-from selector.graph.quiet import without_scope_warnings
-from selector.graph.transfer import Inputs, to_numpy
+from selector.graph.frontend import load
+from selector.graph.legalize import Session, qnn_calls
+from selector.graph.pipeline import quantized, session_pipeline
 from selector.policy import Decision, Policy
 from selector.profiling import Profile
-from selector.target import TargetLike, host_cores, resolve
+from selector.quiet import without_scope_warnings
+from selector.runtime import Network
+from selector.target import TargetLike, resolve
 from selector.target import profile as target_profile
+from selector.tensors import TensorSpec
+from selector.threads import host_cores, start_pool, use_threads
 from selector.workload import ConvWorkload, UnsupportedWorkload
 
 ModelLike = Any  # whatever selector.load takes
 _LINK_OPTIONS = ["-Wl,-s"] if sys.platform == "linux" else []  # LLVM's symbols can be as large as the weights
-_pool_threads = 0  # what TVM's pool was last told; 0: nothing yet
 
 
-class CompiledModel:
+class CompiledModel(Network):
     """A compiled network, ready to run."""
 
     def __init__(
         self, executable: Any, decisions: Sequence[Decision], threads: int, inputs: Sequence[TensorSpec]
     ) -> None:
+        super().__init__(lambda: relax.VirtualMachine(executable, tvm.cpu()), threads, inputs)
         self.executable = executable  # relax.VirtualMachine(executable, tvm.cpu()) works
         self.decisions = list(decisions)
-        self.threads = threads
-        self.inputs = list(inputs)  # in the order that run takes them
-
-    @functools.cached_property
-    def vm(self) -> Any:
-        """TVM's virtual machine; made on first use, since what is compiled for another CPU cannot be loaded here."""
-        return relax.VirtualMachine(self.executable, tvm.cpu())
-
-    @functools.cached_property
-    def _main(self) -> Any:
-        return self.vm["main"]
-
-    @functools.cached_property
-    def _staged(self) -> Inputs:
-        return Inputs(self.inputs)
-
-    def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
-        """Run the network once.  ``inputs`` in the model's order, with its shapes and dtypes; every output, in order.
-
-        One call at a time: a network's memory is its own, so threads of a program need one each.
-        Raises ValueError for a wrong number of inputs, shape or dtype.
-        """
-        tensors = self._staged.filled(inputs)
-        _use_threads(self.threads)
-        return to_numpy(self._main(*tensors))
 
     def profile(self, *inputs: np.ndarray, rounds: int = 20) -> Profile:
         """Time of every layer and kernel, medians over ``rounds`` runs; ``inputs`` as for ``run``.
@@ -77,7 +52,7 @@ class CompiledModel:
         if rounds < 1:
             raise ValueError(f"rounds must be at least 1, got {rounds}")
         tensors = self._staged.filled(inputs)
-        _use_threads(self.threads)
+        use_threads(self.threads)
         watched = relax.VirtualMachine(self.executable, tvm.cpu())
         return profiling.profile(self.vm, watched, tensors, self.decisions, rounds)
 
@@ -110,7 +85,7 @@ def compile(  # noqa: A001 - the name users look for, always called as selector.
     module = load(model)
     resolved = resolve(target)
     session = _session(resolved, policy, threads)
-    _start_pool()
+    start_pool()
     passes = session_pipeline(resolved, session)
     executable = tvm.compile(module, target=resolved, relax_pipeline=passes, tir_pipeline=checks.NAME)
     return CompiledModel(executable, session.decisions, session.threads, session.inputs)
@@ -157,43 +132,16 @@ def extract_workloads(model: ModelLike, threads: int | None = None) -> list[Conv
 
 
 def load_compiled(path: str | os.PathLike[str]) -> CompiledModel:
-    """Load what ``CompiledModel.save`` wrote.
+    """Load what ``CompiledModel.save`` wrote.  To run it without TVM's compiler in the process: ``runtime.load``.
 
     Raises FileNotFoundError, and ModelError for a file that is no compiled network.
     """
-    source = Path(path)
-    if not source.is_file():
-        raise FileNotFoundError(f"no such file: {source}")
-    _start_pool()
-    try:
-        # an absolute path, because the loader looks a bare name up in the system's folders
-        with without_scope_warnings():
-            module = tvm.runtime.load_module(str(source.resolve()))
-            metadata = json.loads(bytes(relax.VirtualMachine(module, tvm.cpu())[METADATA]().numpy()))
-    except Exception as error:  # tvm raises several kinds for a malformed library
-        raise ModelError(
-            f"{source} is not a network compiled by Selector for this machine ({str(error).strip().splitlines()[-1]}); "
-            "make one with 'selector compile net.onnx -o net.so'"
-        ) from error
+    library, _, metadata = runtime.open_library(path)
     decisions = [Decision.from_dict(item) for item in metadata["decisions"]]
-    inputs = [TensorSpec(item["name"], tuple(item["shape"]), item["dtype"]) for item in metadata["inputs"]]
-    return CompiledModel(module, decisions, int(metadata["threads"]), inputs)
+    return CompiledModel(library, decisions, int(metadata["threads"]), runtime.input_specs(metadata))
 
 
 def _session(target: tvm.target.Target, policy: str | Policy | None, threads: int | None) -> Session:
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     return Session(policies.resolve(policy), target_profile(target), threads or host_cores())
-
-
-def _start_pool() -> None:
-    """Let TVM's pool have every core: its size is read once, and half of the cores is the default."""
-    os.environ.setdefault("TVM_NUM_THREADS", str(host_cores()))
-
-
-def _use_threads(threads: int) -> None:
-    """Let kernels run on this many threads of TVM's pool, which all networks of the process share."""
-    global _pool_threads
-    if threads != _pool_threads:
-        tvm.get_global_func("runtime.config_threadpool")(1, threads)
-        _pool_threads = threads

@@ -12,6 +12,7 @@ from tvm import relax
 
 from selector.graph.fuse import LAYER_NAMES, anchors, numbered
 from selector.graph.ir import static_shape
+from selector.runtime import ModelError
 
 if TYPE_CHECKING:
     import onnx
@@ -21,10 +22,6 @@ _QOPERATORS = ("QLinear", "ConvInteger", "MatMulInteger", "QGemm", "QAttention",
 _ONNX_ANCHORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _TO_QDQ = "onnxruntime.quantization.quantize_static(..., quant_format=QuantFormat.QDQ)"
 _FIX_SHAPE = "python -m onnxruntime.tools.make_dynamic_shape_fixed"
-
-
-class ModelError(ValueError):
-    """The model cannot be used; one line: what was wanted, what was given, what to do."""
 
 
 def load(model: Any) -> tvm.IRModule:

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import tvm
 from tvm import relax
 
@@ -23,23 +22,10 @@ from selector.graph.ir import Expr, op_name, static_shape
 from selector.graph.kernels import shaped
 from selector.policy import Decision, Policy
 from selector.target import TargetProfile, profile
+from selector.tensors import TensorSpec
 from selector.workload import ConvConstants, ConvWorkload, UnsupportedWorkload
 
 _NHWC = "NHWC"
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One input of a network."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-    def check(self, value: np.ndarray) -> None:
-        """Raise ValueError if ``value`` is not such a tensor."""
-        if value.shape != self.shape or str(value.dtype) != self.dtype:
-            raise ValueError(f"input '{self.name}' is {self.dtype} {self.shape}, got {value.dtype} {value.shape}")
 
 
 @dataclass

@@ -20,13 +20,14 @@ from selector.graph.fused import fuse_kernels
 from selector.graph.integer import keep_integer
 from selector.graph.ir import dtype_of, static_shape
 from selector.graph.layout import to_channels_last
-from selector.graph.legalize import Session, TensorSpec
+from selector.graph.legalize import Session
 from selector.graph.padding import fold_padding
 from selector.graph.schedule import schedule
 from selector.policy import Policy
-from selector.target import TargetLike, host_cores, profile, resolve
-
-METADATA = "selector_metadata"  # VM function: no arguments, returns JSON as a uint8 tensor
+from selector.runtime import METADATA
+from selector.target import TargetLike, profile, resolve
+from selector.tensors import TensorSpec
+from selector.threads import host_cores
 
 
 def pipeline(target: TargetLike = "native", policy: str | Policy | None = None, threads: int | None = None) -> Any:

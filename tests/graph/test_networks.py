@@ -7,8 +7,8 @@ import onnx
 import pytest
 
 import selector
+from selector.tensors import random_inputs as random_feed
 from selector.verify import input_specs, output_steps
-from selector.verify import random_inputs as random_feed
 from tests.models import reference
 
 NETWORKS = sorted((Path(__file__).parents[2] / "datasets" / "networks").glob("*.onnx"))

@@ -1,0 +1,70 @@
+"""Running compiled networks without TVM's compiler."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import selector
+from selector import runtime
+from selector.tensors import Inputs, TensorSpec
+from tests.models import qdq_conv_model, random_inputs
+
+_RUN = """
+import sys
+import numpy as np
+from selector import runtime
+network = runtime.load(sys.argv[1])
+np.save(sys.argv[3], network.run(np.load(sys.argv[2]))[0])
+print("tvm" in sys.modules, network.threads, [spec.name for spec in network.inputs])
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    compiled = selector.compile(qdq_conv_model(), policy="int8", threads=1)
+    path = tmp_path_factory.mktemp("library") / "net.so"
+    compiled.save(path)
+    return path, compiled
+
+
+def test_a_process_without_the_compiler(library, tmp_path):
+    path, compiled = library
+    data = random_inputs(qdq_conv_model())["x"]
+    np.save(tmp_path / "x.npy", data)
+    command = [sys.executable, "-c", _RUN, str(path), str(tmp_path / "x.npy"), str(tmp_path / "y.npy")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False 1 ['x']"
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), compiled.run(data)[0])
+
+
+def test_beside_the_compiler(library):
+    path, compiled = library
+    data = random_inputs(qdq_conv_model())["x"]
+    np.testing.assert_array_equal(runtime.load(path).run(data)[0], compiled.run(data)[0])
+
+
+def test_no_library(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        runtime.load(tmp_path / "net.so")
+    (tmp_path / "net.so").write_bytes(b"nothing")
+    with pytest.raises(runtime.ModelError, match="is not a network compiled by Selector"):
+        runtime.load(tmp_path / "net.so")
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "int64", "bool"])
+def test_inputs_are_aligned_copies(dtype):
+    value = np.ones((3, 5), dtype)
+    (tensor,) = Inputs([TensorSpec("x", (3, 5), dtype)]).filled([value])
+    held = np.from_dlpack(tensor)
+    assert held.ctypes.data % 64 == 0
+    assert not np.shares_memory(held, value)
+    np.testing.assert_array_equal(held, value)
+
+
+def test_names_of_the_package():
+    assert all(getattr(selector, name) is not None for name in selector.__all__)
+    assert dir(selector) == selector.__all__
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = selector.nothing

@@ -203,7 +203,7 @@ def _rates(table: dict[str, Any]) -> Rates:
         mapping = table.pop(name, {})
         if not isinstance(mapping, Mapping):
             raise ProfileError(f"{name} must map dot instructions to GMAC/s, got {mapping!r}")
-        rows[name] = tuple((row, _rate(f"{name} of {row}", rate)) for row, rate in sorted(mapping.items()))
+        rows[name] = tuple((row, _rate(f"{name} of {row}", rate)) for row, rate in mapping.items())
     speeds = {name: _rate(name, value) for name, value in table.items()}
     return Rates(kind=kind, source=source, **rows, **speeds)  # type: ignore[arg-type]
 

@@ -13,12 +13,8 @@ from pathlib import Path
 
 from selector.data import cache_folder
 from selector.policy.base import Decision
-from selector.target import TargetProfile, profile
+from selector.target import NotMeasurable, TargetProfile, profile, why_not_here
 from selector.workload import ConvWorkload
-
-
-class NotMeasurable(ValueError):
-    """The target's kernels cannot run on this machine."""
 
 
 class Measured:
@@ -76,17 +72,9 @@ def _key(workload: ConvWorkload, target: TargetProfile, fingerprint: str) -> str
 
 
 def _check_runs_here(target: TargetProfile) -> None:
-    here = profile("native")
-    missing = sorted(target.features & _INSTRUCTIONS - here.features)
-    if target.arch != here.arch or missing:
-        lacks = f"lacks {', '.join(missing)}" if missing else f"is {here.arch}"
+    reason = why_not_here(target)
+    if reason:
         raise NotMeasurable(
-            f"policy 'measure' runs the kernels it compares, but this machine {lacks}: measure on a {target.name}, or "
+            f"policy 'measure' runs the kernels it compares, but this machine {reason}: measure on a {target.name}, or "
             "choose another policy"
         )
-
-
-# Features whose absence makes a kernel crash; others of a target, such as tuning flags, do not matter.
-_INSTRUCTIONS = frozenset(
-    "sse4.1 ssse3 avx avx2 fma avx512f avx512bw avx512vl avx512vnni avxvnni dotprod i8mm sve".split()
-)

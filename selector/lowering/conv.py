@@ -71,12 +71,12 @@ def build(
     target: TargetProfile,
 ) -> Kernel:
     """Kernel of a convolution whose ``operands`` are in the form of ``row``."""
-    kernel = _Direct(_flatten(workload), constants, operands, row, target)
+    kernel = _Direct(flatten(workload), constants, operands, row, target)
     func = function(name, kernel.arguments(), kernel.emit)
     return Kernel(name, func, (kernel.packed, *kernel.epilogue.constants), "direct", row.name)
 
 
-def _flatten(workload: ConvWorkload) -> ConvWorkload:
+def flatten(workload: ConvWorkload) -> ConvWorkload:
     """A 1×1 convolution without stride and padding sees pixels only: one column of them."""
     from dataclasses import replace
 
@@ -85,6 +85,20 @@ def _flatten(workload: ConvWorkload) -> ConvWorkload:
         pixels = workload.batch * workload.in_height * workload.in_width
         return replace(workload, batch=1, in_height=pixels, in_width=1)
     return workload
+
+
+def reduction(workload: ConvWorkload, row: Dot) -> tuple[int, int]:
+    """(runs, steps of a run) of the reduction."""
+    merged = _merges(workload)
+    length = workload.group_in_channels * (workload.kernel_width if merged else 1)
+    return workload.kernel_height * (1 if merged else workload.kernel_width), math.ceil(length / row.step)
+
+
+def reads_in_place(workload: ConvWorkload, row: Dot, *, term2: bool) -> bool:
+    """Whether the tensor itself can be read: nothing to convert or pad, and no step past the end of a run."""
+    length = workload.group_in_channels * (workload.kernel_width if _merges(workload) else 1)
+    same = row.data_dtype == workload.data_dtype  # where the dtype is kept, so are the values
+    return same and not any(workload.padding) and length % row.step == 0 and not term2
 
 
 class _Direct:
@@ -106,8 +120,8 @@ class _Direct:
         runs = reduction_runs(operands.weight, merged=merged)
         self.run_shape = (workload.kernel_height, 1 if merged else workload.kernel_width)
         self.run_length = runs.shape[2]
-        self.steps = math.ceil(self.run_length / row.step)
-        self.tile = choose_tile(workload, row, target, operands)
+        _, self.steps = reduction(workload, row)
+        self.tile = choose_tile(workload, row, target)
         self.block = self.tile.vectors * row.lanes
         order = channel_order(self.tile.vectors, row.lanes, workload, target)
         groups = range(0, workload.out_channels, workload.group_out_channels)
@@ -115,7 +129,7 @@ class _Direct:
         self.epilogue = Epilogue.of(workload, constants, operands, target, starts, order)
         self.packed = self._pack(runs, np.concatenate(order))
         self.band = Band(workload, self.tile.rows, operands.data_dtype, operands.data_offset, operands.data_zero_point)
-        self.direct = self._reads_in_place()
+        self.direct = reads_in_place(workload, row, term2=operands.has_term2)
 
     # -- constants -----------------------------------------------------------------------------------------------
 
@@ -156,16 +170,6 @@ class _Direct:
             *self.epilogue.arguments,
             ("out", work.batch * work.out_height * work.out_width * work.out_channels, work.out_dtype),
         ]
-
-    def _reads_in_place(self) -> bool:
-        """Whether the tensor itself can be read: nothing to convert or pad, and no step past the end of a run."""
-        return (
-            not any(self.work.padding)
-            and self.operands.data_dtype == self.work.data_dtype
-            and self.operands.data_offset == 0
-            and self.run_length % self.row.step == 0
-            and not self.operands.has_term2
-        )
 
     # -- code ------------------------------------------------------------------------------------------------------
 
@@ -345,9 +349,7 @@ def _cost(workload: ConvWorkload, row: Dot, shape: tuple[int, int]) -> float:
     to Golden Cove and Neoverse V1).
     """
     pixels, vectors = shape
-    merged = _merges(workload)
-    run = workload.group_in_channels * (workload.kernel_width if merged else 1)
-    steps = workload.kernel_height * (1 if merged else workload.kernel_width) * math.ceil(run / row.step)
+    steps = math.prod(reduction(workload, row))
     blocks = workload.groups * math.ceil(workload.group_out_channels / (vectors * row.lanes))
     total = workload.out_height * workload.out_width
     tiles = math.ceil(total / pixels)
@@ -359,20 +361,20 @@ def _cost(workload: ConvWorkload, row: Dot, shape: tuple[int, int]) -> float:
     return workload.batch * blocks * tiles * (steps * step + epilogue)
 
 
-def choose_tile(workload: ConvWorkload, row: Dot, target: TargetProfile, operands: Operands) -> Tile:
+def choose_tile(workload: ConvWorkload, row: Dot, target: TargetProfile) -> Tile:
     """The register tile with the least modelled work, and the partition that goes with it."""
     pixels, vectors = min(tile_shapes(row, target), key=lambda shape: _cost(workload, row, shape))
-    rows, channel_tasks = _partition(workload, operands, vectors * row.lanes, pixels)
+    rows, channel_tasks = _partition(workload, 2 if row.data_dtype == "int16" else 1, vectors * row.lanes, pixels)
     return Tile(pixels, vectors, rows, channel_tasks)
 
 
-def _partition(workload: ConvWorkload, operands: Operands, block: int, tile_pixels: int) -> tuple[int, int]:
+def _partition(workload: ConvWorkload, element: int, block: int, tile_pixels: int) -> tuple[int, int]:
     """(output rows of a band, tasks that share its channel blocks).
 
-    A band's data should stay in L2 beside the weights of a block; there should be a whole number of tasks a thread.
+    A band's data (``element`` bytes each) should stay in L2 beside the weights of a block; there should be a whole
+    number of tasks a thread.
     """
     work = workload
-    element = np.dtype(operands.data_dtype).itemsize
     row_bytes = (work.in_width + work.padding[1] + work.padding[3]) * work.in_channels * element * work.stride[0]
     budget = 192 << 10
     rows = max(1, min(work.out_height, budget // max(row_bytes, 1)))

@@ -11,6 +11,7 @@ their registers.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -53,6 +54,40 @@ def build(
     return Kernel(name, func, (*kernel.constants(), *kernel.epilogue.constants), "depthwise", row.name)
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How channels and rows are divided."""
+
+    plan: RowPlan
+    chunk: int  # channels handled at once
+    piece: int  # channels interleaved at once
+    in_lane: bool  # whether channels stay where 128-bit unpacking leaves them
+    vectors: int  # vectors of channels of a tile
+    columns: int  # output columns of a tile
+
+    @classmethod
+    def of(cls, workload: ConvWorkload, row: Dot, target: TargetProfile, *, term2: bool) -> Layout:
+        """The layout of a convolution on one dot instruction, with or without Term2."""
+        plan = RowPlan.of(workload, row.depth)
+        chunk = _chunk(workload.out_channels, row.lanes, target.vector_bits // 8)
+        piece = min(chunk, target.vector_bits // (16 if row.data_dtype == "int16" else 8))
+        # The packs of the epilogue undo what unpacking inside 128 bits does to the order.
+        wide = row.lanes == 8 and row.depth > 1 and piece == row.lanes * row.depth
+        in_lane = wide and workload.out_dtype in ("uint8", "int8") and target.arch == "x86_64" and not term2
+        vectors = row.depth if in_lane else 2 if chunk % (2 * row.lanes) == 0 and not term2 else 1
+        # As many accumulators as leave room for data, weights and constants.
+        registers = target.vector_registers - 4 - row.ones
+        columns = max(1, registers // (plan.out_rows * vectors * (2 if term2 else 1)))
+        return cls(plan, chunk, piece, in_lane, vectors, columns)
+
+
+def _chunk(channels: int, lanes: int, vector_bytes: int) -> int:
+    """Channels handled at once: the size that covers all channels with the least overlap, larger first."""
+    largest = max(vector_bytes, lanes)
+    sizes = [largest >> i for i in range(8) if largest >> i >= lanes and largest >> i <= channels]
+    return min(sizes or [lanes], key=lambda size: (math.ceil(channels / size) * size, -size))
+
+
 class _Depthwise:
     """State shared by the parts of one kernel's code."""
 
@@ -69,35 +104,14 @@ class _Depthwise:
         self.operands = operands
         self.row = row
         self.target = target
-        self.plan = RowPlan.of(workload, row.depth)
+        layout = Layout.of(workload, row, target, term2=operands.has_term2)
+        self.plan, self.chunk, self.piece = layout.plan, layout.chunk, layout.piece
+        self.in_lane, self.vectors, self.columns = layout.in_lane, layout.vectors, layout.columns
         self.multiplier = workload.group_out_channels
         self.element_bytes = np.dtype(row.data_dtype).itemsize
-        self.chunk = self._chunk()
-        self.piece = min(self.chunk, target.vector_bits // 8 // self.element_bytes)  # channels interleaved at once
-        self.in_lane = self._keeps_lanes()
-        self.vectors = self._vectors()
         self.order = self._order()
         self.epilogue = Epilogue.of(workload, constants, operands, target, self._starts(), self.order)
         self.width = workload.in_width + workload.padding[1] + workload.padding[3]
-        self.columns = self._tile_columns()
-
-    def _chunk(self) -> int:
-        """Channels handled at once: the size that covers all channels with the least overlap, larger first."""
-        channels, largest = self.work.out_channels, max(self.target.vector_bits // 8, self.row.lanes)
-        sizes = [largest >> i for i in range(8) if largest >> i >= self.row.lanes and largest >> i <= channels]
-        return min(sizes or [self.row.lanes], key=lambda size: (math.ceil(channels / size) * size, -size))
-
-    def _keeps_lanes(self) -> bool:
-        """Whether channels stay where 128-bit unpacking leaves them: the packs of the epilogue undo just that."""
-        wide = self.row.lanes == 8 and self.row.depth > 1 and self.piece == self.row.lanes * self.row.depth
-        small = self.work.out_dtype in ("uint8", "int8")
-        return wide and small and self.target.arch == "x86_64" and not self.operands.has_term2
-
-    def _vectors(self) -> int:
-        """Vectors of channels of a tile."""
-        if self.in_lane:
-            return self.row.depth
-        return 2 if self.chunk % (2 * self.row.lanes) == 0 and not self.operands.has_term2 else 1
 
     def _order(self) -> Order:
         """The channels of a chunk, vector by vector, as they lie in the scratch memory."""
@@ -111,12 +125,6 @@ class _Depthwise:
             for piece in pieces
             for k in range(self.row.depth)
         )
-
-    def _tile_columns(self) -> int:
-        """Output columns of a tile: as many accumulators as leave room for data, weights and constants."""
-        registers = self.target.vector_registers - 4 - self.row.ones
-        per_column = self.plan.out_rows * self.vectors * (2 if self.operands.has_term2 else 1)
-        return max(1, registers // per_column)
 
     # -- constants -----------------------------------------------------------------------------------------------
 

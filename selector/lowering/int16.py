@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 from selector.lowering import conv, depthwise, dot, winograd
 from selector.lowering.kernel import Kernel
 from selector.lowering.operands import make_operands
@@ -19,23 +21,27 @@ def build(name: str, workload: ConvWorkload, constants: ConvConstants, target: T
         weight_dtype="int16",
         weight_offset=constants.weight_zero_point.astype("int64"),
     )
-    rows = dot.candidates(target, "int16")
-    row = rows[0]
-    scheme = _best_scheme(workload, constants, row, target)
+    row, template, scheme = choose(workload, winograd.output_bound(workload, constants), target)
     if scheme is not None:
         full = f"{name}__winograd{scheme.size}_{row.name}"
         return winograd.build(full, scheme, workload, constants, operands, row, target)
-    template = depthwise if depthwise.takes(workload) else conv
-    if template is depthwise:
-        row = next(row for row in rows if depthwise.fits(workload, row))
     return template.build(f"{name}__{template.NAME}_{row.name}", workload, constants, operands, row, target)
 
 
-def _best_scheme(
-    workload: ConvWorkload, constants: ConvConstants, row: dot.Dot, target: TargetProfile
-) -> winograd.Scheme | None:
+def choose(
+    workload: ConvWorkload, bound: int, target: TargetProfile
+) -> tuple[dot.Dot, ModuleType, winograd.Scheme | None]:
+    """The dot instruction, the template module and the Winograd scheme, for a |accumulator| of at most ``bound``."""
+    rows = dot.candidates(target, "int16")
+    if depthwise.takes(workload):
+        return next(row for row in rows if depthwise.fits(workload, row)), depthwise, None
+    scheme = _best_scheme(workload, bound, rows[0], target)
+    return rows[0], conv if scheme is None else winograd, scheme
+
+
+def _best_scheme(workload: ConvWorkload, bound: int, row: dot.Dot, target: TargetProfile) -> winograd.Scheme | None:
     """The Winograd scheme that the model expects to be fastest; None: the direct template is."""
-    costs = {scheme: winograd.cost(scheme, workload, row, target) for scheme in winograd.schemes(workload, constants)}
+    costs = {scheme: winograd.cost(scheme, workload, row, target) for scheme in winograd.schemes(workload, bound)}
     best = min(costs, key=lambda scheme: costs[scheme], default=None)
     if best is None or costs[best] >= conv.cost(workload, row, target):
         return None

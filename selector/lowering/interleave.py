@@ -10,7 +10,7 @@ import numpy as np
 from selector.lowering.tir import Expr, T, pick
 from selector.workload import ConvWorkload
 
-_INTERLEAVE_UOPS = 2.2  # instructions that interleaving costs a row, column and vector of channels
+INTERLEAVE_UOPS = 2.2  # instructions that interleaving costs a row, column and vector of channels
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class RowPlan:
         def cost(out_rows: int) -> float:
             groups = math.ceil(((out_rows - 1) * stride + kernel) / depth)
             dots = sum(len(cls(out_rows, groups, 1).used(workload, depth, g)) for g in range(out_rows))
-            interleaving = groups * depth * workload.stride[1] * _INTERLEAVE_UOPS
+            interleaving = groups * depth * workload.stride[1] * INTERLEAVE_UOPS
             return (dots * workload.kernel_width * 3 + interleaving) / out_rows
 
         out_rows = min(range(1, min(4, workload.out_height) + 1), key=cost)

@@ -87,8 +87,8 @@ SCHEMES = (F4, F2)
 _MIN_CHANNELS = 8
 
 
-def schemes(workload: ConvWorkload, constants: ConvConstants) -> list[Scheme]:
-    """The schemes that are exact for this convolution; none where Winograd does not apply."""
+def schemes(workload: ConvWorkload, bound: int) -> list[Scheme]:
+    """The schemes that are exact while |accumulator| <= ``bound``; none where Winograd does not apply."""
     work = workload
     shape_fits = (
         (work.kernel_height, work.kernel_width, work.stride, work.dilation, work.groups) == (3, 3, (1, 1), (1, 1), 1)
@@ -98,7 +98,6 @@ def schemes(workload: ConvWorkload, constants: ConvConstants) -> list[Scheme]:
     )
     if not shape_fits:
         return []
-    bound = output_bound(workload, constants)
     return [scheme for scheme in SCHEMES if bound < scheme.limit]
 
 
@@ -128,12 +127,12 @@ def cost(scheme: Scheme, workload: ConvWorkload, row: Dot, target: TargetProfile
     transforms = tiles * (
         workload.in_channels / (2 * row.lanes) * per_vector[0] + workload.out_channels / row.lanes * per_vector[1]
     )
-    shares, _ = _partition(scheme, workload, target)
+    shares, _ = partition(scheme, workload, target)
     stream = shares * positions * workload.in_channels * workload.out_channels * 2 / 9  # 9 bytes a cycle
     return workload.batch * (max(products * 1.15, stream) + transforms / 3)
 
 
-def _partition(scheme: Scheme, workload: ConvWorkload, target: TargetProfile) -> tuple[int, int]:
+def partition(scheme: Scheme, workload: ConvWorkload, target: TargetProfile) -> tuple[int, int]:
     """(equal shares of an image's tiles, tasks that divide the blocks of channels of a share among them).
 
     V and M of a share fit half of L2.  With threads to feed, either there are as many shares as it takes, each of which
@@ -147,6 +146,19 @@ def _partition(scheme: Scheme, workload: ConvWorkload, target: TargetProfile) ->
     if workload.out_channels > 2 * tiles:
         return shares, workload.threads
     return min(tiles, math.ceil(shares / workload.threads) * workload.threads), 1
+
+
+def tile_shape(workload: ConvWorkload, tiles: int, row: Dot, target: TargetProfile) -> tuple[int, int]:
+    """Register tile (pixels, vectors) of the products: least steps for the ``tiles`` of a task."""
+
+    def price(shape: tuple[int, int]) -> float:
+        pixels, vectors = shape
+        blocks = math.ceil(workload.out_channels / (vectors * row.lanes))
+        count = math.ceil(tiles / pixels)
+        width = tiles / count
+        return blocks * count * max(width * vectors * row.uops / 4, (width + vectors) / 2, 3)
+
+    return min((shape for shape in tile_shapes(row, target) if shape[1] <= 4), key=price)
 
 
 def build(
@@ -180,9 +192,9 @@ class _Winograd:
         self.tile_rows = math.ceil(workload.out_height / scheme.size)
         self.tile_columns = math.ceil(workload.out_width / scheme.size)
         self.image_tiles = self.tile_rows * self.tile_columns
-        shares, self.channel_tasks = _partition(scheme, workload, target)
+        shares, self.channel_tasks = partition(scheme, workload, target)
         self.tiles = math.ceil(self.image_tiles / shares)
-        self.pixels, self.vectors = self._tile_shape()
+        self.pixels, self.vectors = tile_shape(workload, self.tiles, row, target)
         self.block = self.vectors * row.lanes
         self.steps = math.ceil(workload.in_channels / row.step)
         self.channels = self.steps * row.step  # of V, padded to whole steps
@@ -207,18 +219,6 @@ class _Winograd:
         more_rows = self.tile_rows * self.scheme.size - self.work.out_height
         more_columns = self.tile_columns * self.scheme.size - self.work.out_width
         return replace(self.work, padding=(top, left, bottom + more_rows, right + more_columns))
-
-    def _tile_shape(self) -> tuple[int, int]:
-        """Register tile of the products: least steps for the tiles of a task."""
-
-        def price(shape: tuple[int, int]) -> float:
-            pixels, vectors = shape
-            blocks = math.ceil(self.work.out_channels / (vectors * self.row.lanes))
-            count = math.ceil(self.tiles / pixels)
-            width = self.tiles / count
-            return blocks * count * max(width * vectors * self.row.uops / 4, (width + vectors) / 2, 3)
-
-        return min((shape for shape in tile_shapes(self.row, self.target) if shape[1] <= 4), key=price)
 
     # -- constants -----------------------------------------------------------------------------------------------
 

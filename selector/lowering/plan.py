@@ -1,0 +1,186 @@
+"""What a lowering would make of a workload on a target, without building it: the one place that decides it.
+
+``plan`` needs no constants.  What it reads of the weights are the workload's own facts, so that a kernel built from
+constants with these facts has the template, the dot instruction and the register tile of the plan.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from selector.lowering import conv, depthwise, dot, int8, int16, winograd
+from selector.lowering.interleave import INTERLEAVE_UOPS
+from selector.lowering.prepare import Band
+from selector.target import TargetProfile
+from selector.weights import WeightFacts
+from selector.workload import ConvWorkload
+
+_ISSUE = 4  # vector instructions a cycle, as in the cost models of the templates
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The code of one workload under one lowering, as its own models see it.
+
+    Everything counts the whole work, all threads together; cycles are those of one core.
+    """
+
+    template: str  # as in Kernel.template
+    row: dot.Dot
+    points: int  # products of a Winograd tile, along each axis; 0: not Winograd
+    pixels: int  # register tile: so many pixels …
+    vectors: int  # … times vectors of output channels
+    cycles: float  # products with their loads, and Winograd's transforms; without the next two
+    prepare_cycles: float  # copying, converting, padding or interleaving the data
+    term2_cycles: float  # sums of the data under every output pixel
+    macs: float  # multiply-accumulates that the dot instruction performs, padding and overlaps included
+    scratch_bytes: float  # written to scratch memory; 0: the tensor is read in place
+    weight_bytes: int  # packed
+    weight_passes: float  # how often all packed weights are streamed
+    panel_bytes: int  # weights in use at a time
+    band_bytes: float  # data in use at a time, as the dot instruction reads it
+    tasks: int  # that threads share
+
+
+def plan(workload: ConvWorkload, target: TargetProfile, lowering: str) -> Plan:
+    """The plan of one lowering; raises KeyError for an unknown one.
+
+    Two lowerings' plans together take less than 100 µs: policies compute them for every layer.
+    """
+    return _PLANS[lowering](workload, target)
+
+
+def _int8(workload: ConvWorkload, target: TargetProfile) -> Plan:
+    row, template = int8.choose(workload, facts(workload), target)
+    if template is depthwise:
+        return _depthwise(workload, row, target, term2=workload.term2)
+    return _direct(workload, row, target, term2=workload.term2)
+
+
+def _int16(workload: ConvWorkload, target: TargetProfile) -> Plan:
+    row, template, scheme = int16.choose(workload, workload.accumulator_bound(), target)
+    if scheme is not None:
+        return _winograd(workload, scheme, row, target)
+    if template is depthwise:
+        return _depthwise(workload, row, target, term2=False)
+    return _direct(workload, row, target, term2=False)
+
+
+_PLANS = {"int8": _int8, "int16": _int16}
+
+
+def facts(workload: ConvWorkload) -> WeightFacts:
+    """What the workload says about its weights."""
+    return WeightFacts(
+        workload.weight_bound, workload.pair_bound, workload.quad_bound, workload.channel_bound, workload.term2
+    )
+
+
+def _direct(workload: ConvWorkload, row: dot.Dot, target: TargetProfile, *, term2: bool) -> Plan:
+    work = conv.flatten(workload)
+    tile = conv.choose_tile(work, row, target)
+    out_height, out_width = work.out_height, work.out_width
+    runs, steps = conv.reduction(work, row)
+    block = tile.vectors * row.lanes
+    blocks = work.groups * math.ceil(work.group_out_channels / block)
+    element = _element_bytes(row)
+    panel = runs * steps * row.step * block * (2 if row.weight_dtype == "int16" else 1)
+    bands = work.batch * math.ceil(out_height / tile.rows)
+    pixels = work.batch * out_height * out_width
+    band = Band(work, tile.rows, row.data_dtype, 0, 0).elements * element
+    copied = 0 if conv.reads_in_place(work, row, term2=term2) else bands * tile.channel_tasks * band
+    sums = pixels * work.groups * runs * math.ceil(steps * row.step / 8) if term2 else 0
+    return Plan(
+        template=conv.NAME,
+        row=row,
+        points=0,
+        pixels=tile.pixels,
+        vectors=tile.vectors,
+        cycles=conv.cost(work, row, target),
+        prepare_cycles=_copy_cycles(copied, target),
+        term2_cycles=sums * 3 / _ISSUE * tile.channel_tasks,
+        macs=pixels * blocks * block * runs * steps * row.step,
+        scratch_bytes=copied,
+        weight_bytes=blocks * panel,
+        weight_passes=bands,
+        panel_bytes=panel,
+        band_bytes=band,
+        tasks=bands * tile.channel_tasks,
+    )
+
+
+def _winograd(workload: ConvWorkload, scheme: winograd.Scheme, row: dot.Dot, target: TargetProfile) -> Plan:
+    work, positions = workload, scheme.points**2
+    rows, columns = math.ceil(work.out_height / scheme.size), math.ceil(work.out_width / scheme.size)
+    shares, channel_tasks = winograd.partition(scheme, work, target)
+    tiles = math.ceil(rows * columns / shares)
+    pixels, vectors = winograd.tile_shape(work, tiles, row, target)
+    block = vectors * row.lanes
+    blocks = math.ceil(work.out_channels / block)
+    depth = math.ceil(work.in_channels / row.step) * row.step
+    panel = depth * block * 2
+    tasks = work.batch * shares * channel_tasks
+    band_rows = min(math.ceil((tiles - 1) / columns) + 1, rows) * scheme.size + 2
+    copied = tasks * band_rows * (columns * scheme.size + 2) * work.in_channels * 2
+    transformed = positions * tiles * depth * 2
+    return Plan(
+        template=f"winograd{scheme.size}",
+        row=row,
+        points=scheme.points,
+        pixels=pixels,
+        vectors=vectors,
+        cycles=winograd.cost(scheme, work, row, target),
+        prepare_cycles=_copy_cycles(copied, target),
+        term2_cycles=0.0,
+        macs=work.batch * shares * tiles * positions * depth * blocks * block,
+        scratch_bytes=copied + tasks * (transformed + positions * tiles * blocks * block * 4 / channel_tasks),
+        weight_bytes=blocks * positions * panel,
+        weight_passes=work.batch * shares,
+        panel_bytes=panel,
+        band_bytes=transformed,
+        tasks=tasks,
+    )
+
+
+def _depthwise(workload: ConvWorkload, row: dot.Dot, target: TargetProfile, *, term2: bool) -> Plan:
+    work = workload
+    layout = depthwise.Layout.of(work, row, target, term2=term2)
+    rows = layout.plan
+    padded = math.ceil(work.out_channels / layout.chunk) * layout.chunk
+    columns = work.in_width + work.padding[1] + work.padding[3]
+    bands = work.batch * math.ceil(work.out_height / rows.out_rows)
+    used = sum(len(rows.used(work, row.depth, out_row)) for out_row in range(rows.out_rows))
+    dots = bands * used * work.kernel_width * work.out_width * padded / row.lanes
+    per_dot = max(row.uops / _ISSUE, 0.5)  # two loads a cycle: the weights are memory operands
+    interleaved = rows.groups * row.depth * columns * layout.chunk * _element_bytes(row)
+    chunks = padded // layout.chunk
+    pieces = bands * rows.groups * row.depth * columns * padded / layout.piece
+    taps = work.kernel_width * rows.out_rows * rows.groups * row.depth * (2 if row.weight_dtype == "int16" else 1)
+    stores = bands * rows.out_rows * work.out_width * padded / row.lanes * 3
+    return Plan(
+        template=depthwise.NAME,
+        row=row,
+        points=0,
+        pixels=min(layout.columns, work.out_width) * rows.out_rows,
+        vectors=layout.vectors,
+        cycles=dots * per_dot + stores / _ISSUE,
+        prepare_cycles=pieces * INTERLEAVE_UOPS / _ISSUE,
+        term2_cycles=dots * per_dot if term2 else 0.0,
+        macs=dots * row.lanes * row.depth * (2 if term2 else 1),
+        scratch_bytes=bands * chunks * interleaved,
+        weight_bytes=taps * padded * (2 if term2 else 1),
+        weight_passes=bands,
+        panel_bytes=taps * layout.vectors * row.lanes,
+        band_bytes=interleaved,
+        tasks=min(bands, 2 * work.threads) if work.threads > 1 else 1,
+    )
+
+
+def _element_bytes(row: dot.Dot) -> int:
+    return 2 if row.data_dtype == "int16" else 1
+
+
+def _copy_cycles(stored: float, target: TargetProfile) -> float:
+    """Load, convert and store: three instructions for every vector that is stored."""
+    return stored / (target.vector_bits // 8) * 3 / _ISSUE

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,10 +15,9 @@ from typing import Any, TypeAlias
 import tvm
 from tvm.target import codegen
 
-from selector.threads import host_cores
-
 from selector import profiles
 from selector.profiles import Rates, StoredProfile
+from selector.threads import host_cores
 
 TargetLike: TypeAlias = str | tvm.target.Target | Mapping[str, Any]
 

@@ -15,6 +15,10 @@ SCHEMA_VERSION = 1
 Status = Literal["ok", "noisy", "error"]  # noisy: the interval of the ratio stayed wider than asked for
 
 
+class DatasetError(ValueError):
+    """A dataset cannot be read or written as asked for; the message says which file or folder and what to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Samples:
     """Timings of one lowering, in microseconds of one call; one sample a round, in the order of the rounds."""

@@ -1,0 +1,282 @@
+"""The dataset of measurements: a folder of Parquet files, and a journal that keeps every finished row.
+
+A row goes into an SQLite journal first and is durable from then on; batches of rows move on to Parquet files, one for
+each target (see ``selector.collect.parts``).  A crash at any instant loses no finished row: rows that were written to a
+file and not yet deleted from the journal are written again under the same name.  One process writes at a time, held off
+by a lock file; any number may read meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import sqlite3
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import pyarrow as pa
+
+from selector.collect import parts
+from selector.collect.record import DatasetError, Measurement, Status
+from selector.collect.table import SCHEMA, from_table, rows_to_table, to_row
+
+if TYPE_CHECKING:
+    import polars
+
+JOURNAL = ".journal.sqlite"
+LOCK = ".journal.lock"
+
+_STATUSES: tuple[Status, ...] = ("ok", "noisy", "error")
+_READ_ATTEMPTS = 5
+
+
+class StoreLocked(DatasetError):
+    """Another process writes to the folder."""
+
+
+class StoreFull(RuntimeError):
+    """The disk is full; every row whose ``add`` returned is kept."""
+
+
+class Store:
+    """A dataset open for writing; ``with Store.open(folder) as store: store.add(measurement)``."""
+
+    def __init__(self, folder: Path, batch: int, lock: int, journal: sqlite3.Connection) -> None:
+        self.folder = folder
+        self.batch = batch  # rows in the journal at which they are written to files
+        self._lock = lock
+        self._journal = journal
+
+    @classmethod
+    def open(cls, folder: Path | str, *, batch: int = 200) -> Store:
+        """Open a folder, made if it is missing, and finish what a killed writer left in its journal.
+
+        Raises StoreLocked, StoreFull, and DatasetError where the folder cannot be written or its rows are of another
+        schema version.
+        """
+        folder = Path(folder)
+        with _clear_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.ExitStack() as undo:
+                lock = _acquire(folder)
+                undo.callback(os.close, lock)
+                journal = sqlite3.connect(folder / JOURNAL)
+                undo.callback(journal.close)
+                journal.execute("PRAGMA synchronous = EXTRA")  # a commit outlives a power failure
+                journal.execute("CREATE TABLE IF NOT EXISTS pending (id TEXT PRIMARY KEY, row TEXT NOT NULL)")
+                store = cls(folder, batch, lock, journal)
+                parts.remove_temporary(folder)
+                store.flush()
+                undo.pop_all()
+        return store
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def add(self, measurement: Measurement) -> None:
+        """Keep a row for good: at return it survives a crash.  Adding an id again changes nothing.
+
+        Raises StoreFull; the row is then kept if only writing the batch to files failed.
+        """
+        row = to_row(measurement)
+        rows_to_table([row])  # what could not be written later is refused now
+        with _clear_errors(self.folder), self._journal:
+            self._journal.execute("INSERT OR IGNORE INTO pending VALUES (?, ?)", (measurement.id, json.dumps(row)))
+        if self._pending() >= self.batch:
+            self.flush()
+
+    def flush(self) -> None:
+        """Move the rows of the journal to files.  Raises StoreFull, which leaves them in the journal."""
+        with _clear_errors(self.folder):
+            table = _journal_table(self.folder / JOURNAL, self._journal)
+            if not len(table):
+                return
+            parts.write_parts(self.folder, table)
+            with self._journal:  # nothing was added since: one thread writes
+                self._journal.execute("DELETE FROM pending")
+
+    def finished(self, statuses: Container[Status] = _STATUSES) -> set[str]:
+        """Keys whose latest row has one of the statuses; by default any: a noisy row is one that was given up."""
+        table = _load(self.folder, ["key", "status", "timestamp"])
+        rows = sorted(zip(*(table[name].to_pylist() for name in ("timestamp", "key", "status")), strict=True))
+        latest = {key: status for _, key, status in rows}
+        return {key for key, status in latest.items() if status in statuses}
+
+    def rows(self) -> polars.DataFrame:
+        """Every row, those of the journal too; see ``read``."""
+        return read(self.folder)
+
+    def close(self) -> None:
+        """Write what is pending and let others write.  Raises StoreFull, after letting go all the same."""
+        try:
+            self.flush()
+        finally:
+            self._journal.close()
+            os.close(self._lock)
+
+    def _pending(self) -> int:
+        return self._journal.execute("SELECT count(*) FROM pending").fetchone()[0]
+
+
+def read(folder: Path | str, columns: Sequence[str] | None = None) -> polars.DataFrame:
+    """All rows of a dataset, or some of their columns, each id once, oldest first; also while another process writes.
+
+    Raises DatasetError where there is no such folder, UnreadablePart, SchemaMismatch.
+    """
+    import polars as pl
+
+    table = _load(Path(folder), columns)
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def measurements(folder: Path | str) -> list[Measurement]:
+    """All rows of a dataset as records, as ``read`` gives them."""
+    return from_table(_load(Path(folder)))
+
+
+def latest(frame: polars.DataFrame) -> polars.DataFrame:
+    """The row to use of every key: the latest that is ``ok`` and not emulated.  Repetitions before it are left out."""
+    import polars as pl
+
+    usable = frame.filter((pl.col("status") == "ok") & ~pl.col("emulated"))
+    return usable.sort("timestamp", maintain_order=True).unique("key", keep="last", maintain_order=True)
+
+
+def compact(folder: Path | str) -> int:
+    """Merge the files of each target into one; returns how many files are gone.
+
+    The new file is complete before the old ones go, and rows that are in both for a moment are read once.
+    """
+    with Store.open(_existing(Path(folder))) as store, _clear_errors(store.folder):
+        before = parts.part_paths(store.folder)
+        for target in sorted({path.parent for path in before}):
+            old = [path for path in before if path.parent == target]
+            if len(old) == 1:
+                continue
+            rows = pa.concat_tables(map(parts.read_part, old))
+            new = parts.write_parts(store.folder, _oldest_first(parts.drop_duplicates(rows)))
+            for path in set(old).difference(new):
+                path.unlink()
+        return len(before) - len(parts.part_paths(store.folder))
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What ``merge`` did."""
+
+    added: int  # rows
+    duplicates: int  # rows that were there already, by id
+    repeated: int  # added rows whose key was there already: kept, as repetitions
+
+
+def merge(sources: Sequence[Path | str], into: Path | str) -> Merged:
+    """Copy the rows of several datasets into one.
+
+    Raises what ``read`` raises, before anything is written, and StoreFull.  Merging again adds nothing.
+    """
+    tables = [_load(_existing(Path(source))) for source in sources]
+    with Store.open(into) as store:
+        there = _load(store.folder, ["key"])
+        known, keys = (set(there[name].to_pylist()) for name in ("id", "key"))
+        given = pa.concat_tables([SCHEMA.empty_table(), *tables])
+        unique = parts.drop_duplicates(given)
+        new = unique.filter(pa.array([row not in known for row in unique["id"].to_pylist()], pa.bool_()))
+        with _clear_errors(store.folder):
+            parts.write_parts(store.folder, _oldest_first(new))
+    fresh = set(new["key"].to_pylist()) - keys
+    return Merged(added=len(new), duplicates=len(given) - len(new), repeated=len(new) - len(fresh))
+
+
+def _load(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Rows of files and journal, each id once, oldest first; ``columns`` adds ``id`` and ``timestamp`` at the end."""
+    _existing(folder)
+    names = None if columns is None else list(dict.fromkeys([*columns, "id", "timestamp"]))
+    for attempt in range(_READ_ATTEMPTS):
+        try:
+            pending = _pending_table(folder)  # first: rows move from the journal to files, not the other way
+            tables = [parts.read_part(path, names) for path in parts.part_paths(folder)]
+        except FileNotFoundError:  # a compaction has put the rows elsewhere
+            if attempt == _READ_ATTEMPTS - 1:
+                raise
+        else:
+            break
+    tables.append(pending if names is None else pending.select(names))
+    return _oldest_first(parts.drop_duplicates(pa.concat_tables(tables)))
+
+
+def _pending_table(folder: Path) -> pa.Table:
+    path = folder / JOURNAL
+    if not path.exists():
+        return SCHEMA.empty_table()
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True)) as journal:
+            return _journal_table(path, journal)
+    except sqlite3.Error as error:
+        raise DatasetError(f"cannot read the journal {path}: {error}") from error
+
+
+def _journal_table(path: Path, journal: sqlite3.Connection) -> pa.Table:
+    if not journal.execute("SELECT 1 FROM sqlite_master WHERE name = 'pending'").fetchone():
+        return SCHEMA.empty_table()  # another process is about to make it
+    rows = [json.loads(text) for (text,) in journal.execute("SELECT row FROM pending ORDER BY rowid")]
+    for version in {row["schema_version"] for row in rows}:
+        parts.check_version(path, version)
+    return rows_to_table(rows)
+
+
+def _oldest_first(table: pa.Table) -> pa.Table:
+    return table.sort_by([("timestamp", "ascending"), ("id", "ascending")])
+
+
+def _existing(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise DatasetError(f"there is no dataset folder {folder}: give the folder that 'selector collect' wrote")
+    return folder
+
+
+def _acquire(folder: Path) -> int:
+    """File descriptor that holds the lock; the kernel lets go of it when the process dies, however it dies."""
+    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.truncate(lock, 0)
+        os.write(lock, str(os.getpid()).encode())
+    except BlockingIOError:
+        holder = os.read(lock, 20).decode() or "unknown"
+        os.close(lock)
+        raise StoreLocked(
+            f"{folder} is being written by process {holder}: wait for it, or collect into another folder and merge"
+        ) from None
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+@contextlib.contextmanager
+def _clear_errors(folder: Path) -> Iterator[None]:
+    """Errors of the disk and of SQLite as StoreFull or DatasetError."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in str(error)
+        if full:
+            raise StoreFull(
+                f"no space left for {folder}: every row that was finished is kept; free space and run the same again"
+            ) from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DatasetError(f"cannot write {folder}: {reason}") from error

@@ -159,10 +159,10 @@ def _bad_input_types() -> tuple[type[Exception], ...]:
     from selector.kernel_cases import ShapesError
     from selector.peers import PeerUnavailable
     from selector.policy import UnknownPolicy
-    from selector.policy.measured import NotMeasurable
+    from selector.profiles import ProfileError
     from selector.report.roofline import PlotUnavailable
     from selector.runtime import ModelError
-    from selector.target import UnknownTarget
+    from selector.target import NotMeasurable, UnknownTarget
 
     return (
         BadInput,
@@ -170,6 +170,7 @@ def _bad_input_types() -> tuple[type[Exception], ...]:
         NotMeasurable,
         PeerUnavailable,
         PlotUnavailable,
+        ProfileError,
         ShapesError,
         UnknownPolicy,
         UnknownTarget,

@@ -34,7 +34,7 @@ _LEVELS = ("l1", "l2", "l3", "dram", "dram_all")
 
 
 def calibrate(
-    target: TargetLike = "native", *, max_seconds: float = 12.0, progress: Callable[[float], None] | None = None
+    target: TargetLike = "native", *, max_seconds: float = 20.0, progress: Callable[[float], None] | None = None
 ) -> StoredProfile:
     """Measure the dot rows, their inner loops and the reading of every level of memory; dated today, kind "measured".
 
@@ -44,12 +44,7 @@ def calibrate(
     Raises NotMeasurable for a target whose kernels this machine cannot run.
     """
     wanted = profile(target)
-    reason = why_not_here(wanted)
-    if reason:
-        raise NotMeasurable(
-            f"calibrating runs kernels, but this machine {reason}: calibrate on a {wanted.name}, or describe it from "
-            f"LLVM's models: selector targets describe {wanted.name}"
-        )
+    check_runs_here(wanted)
     rows = usable_rows(wanted)
     sizes = _read_sizes(wanted)
     readers = {level: _reader(size, wanted, parallel=level == "dram_all") for level, size in sizes.items()}
@@ -81,6 +76,16 @@ def calibrate(
         note=f"selector targets calibrate: {comparison.rounds} interleaved samples of each rate, of which "
         f"{SLOWER:.0%} are faster",
     )
+
+
+def check_runs_here(target: TargetProfile) -> None:
+    """Raises NotMeasurable for a target whose kernels this machine cannot run."""
+    reason = why_not_here(target)
+    if reason:
+        raise NotMeasurable(
+            f"calibrating runs kernels, but this machine {reason}: calibrate on a {target.name}, or describe it from "
+            f"LLVM's models: selector targets describe {target.name}"
+        )
 
 
 def cpu_model() -> str:

@@ -1,0 +1,154 @@
+"""Measurements as a training set: labels, certainty, features and the groups that splits keep together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from selector.collect import table
+from selector.collect.record import DatasetError
+from selector.target import profile
+from selector.workload import ConvWorkload
+
+if TYPE_CHECKING:
+    import polars
+
+# What a convolution computes: rows that differ only in data types, weight facts, threads or target are one shape.
+_SHAPE_FIELDS = (
+    "batch in_height in_width in_channels out_channels kernel_height kernel_width stride padding dilation groups"
+).split()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One row per workload and target, in the order of their keys; repetitions are merged.
+
+    Arrays have one element (``features``: one row) per workload and target.
+    """
+
+    workloads: tuple[ConvWorkload, ...]
+    targets: np.ndarray  # str, as named when measured
+    log2_ratio: np.ndarray  # float64, log2(t_int16 / t_int8): above 0 int8 is faster
+    width: np.ndarray  # float64, of the 95 % confidence interval of log2_ratio
+    int8_us: np.ndarray  # float64, microseconds of one call
+    networks: tuple[frozenset[str], ...]  # published networks that the workload occurs in
+    fingerprints: frozenset[str]  # of the kernels that were measured
+
+    def __len__(self) -> int:
+        return len(self.workloads)
+
+    @cached_property
+    def shapes(self) -> np.ndarray:
+        """Identifier of the shape of each row, str."""
+        return np.array([json.dumps([getattr(work, name) for name in _SHAPE_FIELDS]) for work in self.workloads])
+
+    @cached_property
+    def kinds(self) -> np.ndarray:
+        """Kind of each row's workload, str."""
+        return np.array([work.kind for work in self.workloads])
+
+    @cached_property
+    def threads(self) -> np.ndarray:
+        """Threads of each row, int."""
+        return np.array([work.threads for work in self.workloads])
+
+    @cached_property
+    def features(self) -> np.ndarray:
+        """(rows, features) float64, columns as in ``selector.features.TABLE``."""
+        from selector.features import TABLE, matrix
+
+        values = np.empty((len(self), len(TABLE)))
+        for target in np.unique(self.targets):
+            rows = np.flatnonzero(self.targets == target)
+            values[rows] = matrix([self.workloads[row] for row in rows], profile(str(target)))
+        return values
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits over all that training reads, apart from the features."""
+        digest = hashlib.sha256()
+        for index, work in enumerate(self.workloads):
+            numbers = [float(column[index]) for column in (self.log2_ratio, self.width, self.int8_us)]
+            row = [work.to_dict(), str(self.targets[index]), *numbers, sorted(self.networks[index])]
+            digest.update(json.dumps(row, sort_keys=True).encode())
+        return digest.hexdigest()[:16]
+
+    def take(self, rows: np.ndarray) -> Dataset:
+        """The rows with these indices."""
+        part = Dataset(
+            workloads=tuple(self.workloads[row] for row in rows),
+            targets=self.targets[rows],
+            log2_ratio=self.log2_ratio[rows],
+            width=self.width[rows],
+            int8_us=self.int8_us[rows],
+            networks=tuple(self.networks[row] for row in rows),
+            fingerprints=self.fingerprints,
+        )
+        if "features" in self.__dict__:  # computed once, for all of its splits
+            part.__dict__["features"] = self.features[rows]
+        return part
+
+
+def load(folders: Sequence[Path]) -> Dataset:
+    """The usable measurements of all folders together.
+
+    Rows that failed or were emulated are left out.  Raises DatasetError for a folder that is missing, and where no
+    row is left.
+    """
+    import polars
+
+    from selector.collect import store
+
+    for folder in folders:
+        if not folder.is_dir():
+            raise DatasetError(f"no folder of measurements at {folder}: write one with `selector collect`")
+    dataset = from_frame(polars.concat([store.read(folder) for folder in folders], how="diagonal_relaxed"))
+    if not len(dataset):
+        names = ", ".join(map(str, folders))
+        raise DatasetError(f"no usable measurement in {names}: rows must be measured without error and not emulated")
+    return dataset
+
+
+def from_frame(frame: polars.DataFrame) -> Dataset:
+    """The training set of the columns that ``selector.collect.store.read`` gives."""
+    import polars
+
+    usable = frame.filter(
+        (polars.col("status") != "error") & ~polars.col("emulated") & polars.col("log2_ratio").is_finite()
+    )
+    repetitions: dict[str, list[dict[str, Any]]] = {}
+    for row in usable.iter_rows(named=True):
+        repetitions.setdefault(row["key"], []).append(row)
+    rows = [_merge(repetitions[key]) for key in sorted(repetitions)]
+    return Dataset(
+        workloads=tuple(row["workload"] for row in rows),
+        targets=np.array([row["target"] for row in rows], dtype=str),
+        log2_ratio=np.array([row["log2_ratio"] for row in rows], dtype=float),
+        width=np.array([row["width"] for row in rows], dtype=float),
+        int8_us=np.array([row["int8_us"] for row in rows], dtype=float),
+        networks=tuple(row["networks"] for row in rows),
+        fingerprints=frozenset(usable["fingerprint"].unique().to_list()),
+    )
+
+
+def _merge(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Repetitions of one measurement as one: medians, and an interval at least as wide as their disagreement."""
+    ratios = [row["log2_ratio"] for row in rows]
+    width = float(np.median([row["log2_high"] - row["log2_low"] for row in rows]))
+    if len(rows) > 1:
+        width = max(width / len(rows) ** 0.5, max(ratios) - min(ratios))
+    return {
+        "workload": table.workload(rows[0]),
+        "target": rows[0]["target"],
+        "log2_ratio": float(np.median(ratios)),
+        "width": width,
+        "int8_us": float(np.median([np.median(row["int8_warm_us"]) for row in rows])),
+        "networks": frozenset(name for row in rows for name in row["networks"] or ()),
+    }

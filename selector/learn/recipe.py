@@ -1,0 +1,117 @@
+"""Recipes: everything that training depends on besides the measurements, as TOML."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class RecipeError(ValueError):
+    """The recipe cannot be used; the message says which file and entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Boosting:
+    """Hyper-parameters of one LightGBM booster, under LightGBM's names."""
+
+    num_iterations: int = 200
+    learning_rate: float = 0.05
+    num_leaves: int = 15
+    min_data_in_leaf: int = 20
+    feature_fraction: float = 0.7
+    lambda_l2: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """How much a row counts: what a wrong choice there costs, times how sure its label is."""
+
+    cap: float = 1.0  # |log2 ratio| from which a mistake costs no more
+    floor: float = 0.1  # |log2 ratio| that rows without a clear winner count as
+    width: float = 0.1  # width of the label's confidence interval at which a row counts half
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """Search over hyper-parameters: (low, high) of those that are searched."""
+
+    trials: int = 0  # 0: the recipe's own hyper-parameters are used
+    folds: int = 3
+    space: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One way of making a model from measurements."""
+
+    name: str
+    seed: int = 0
+    folds: int = 5  # of the evaluation by shape
+    members: int = 5  # boosters in the ensemble, each on its own bag of shapes
+    bag: float = 0.8  # share of the shapes in a bag
+    boosting: Boosting = Boosting()
+    weights: Weights = Weights()
+    tuning: Tuning = Tuning()
+    monotone: dict[str, int] = field(default_factory=dict)  # feature -> 1 rising, -1 falling
+
+    def with_trials(self, trials: int) -> Recipe:
+        """The same recipe with another number of trials."""
+        return replace(self, tuning=replace(self.tuning, trials=trials))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON and MLflow."""
+        return asdict(self)
+
+
+R = TypeVar("R", Boosting, Weights, Tuning, Recipe)
+
+
+def load(path: Path) -> Recipe:
+    """The recipe in a TOML file, named after the file.  Raises RecipeError."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"the recipe {path} is not valid TOML: {error}") from None
+    try:
+        return parse(path.stem, values)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"the recipe {path} cannot be used: {error}") from None
+
+
+def parse(name: str, values: dict[str, Any]) -> Recipe:
+    """The recipe with these entries; what is missing keeps its default.  Raises ValueError."""
+    tuning = dict(values.get("tuning", {}))
+    space = {key: (low, high) for key, (low, high) in tuning.pop("space", {}).items()}
+    recipe = _record(
+        Recipe,
+        {
+            **values,
+            "name": name,
+            "boosting": _record(Boosting, values.get("boosting", {})),
+            "weights": _record(Weights, values.get("weights", {})),
+            "tuning": _record(Tuning, {**tuning, "space": space}),
+        },
+    )
+    unknown = set(space) - {entry.name for entry in fields(Boosting)}
+    if unknown:
+        raise ValueError(f"tuning.space names no hyper-parameter: {', '.join(sorted(unknown))}")
+    if recipe.folds < 2 or recipe.tuning.folds < 2 or recipe.members < 1 or not 0 < recipe.bag <= 1:
+        raise ValueError("folds must be at least 2, members at least 1, bag above 0 and at most 1")
+    return recipe
+
+
+def _record(kind: type[R], values: dict[str, Any]) -> R:
+    known = {entry.name for entry in fields(kind)}
+    unknown = set(values) - known
+    if unknown:
+        raise ValueError(f"unknown entry {', '.join(sorted(unknown))}: {kind.__name__.lower()} has {', '.join(known)}")
+    return kind(**values)

@@ -1,0 +1,63 @@
+"""Which rows are trained on and which are held out.  A shape is never on both sides, whatever its data types are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from selector.learn.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row indices of one fold."""
+
+    name: str  # of what is held out
+    train: np.ndarray
+    test: np.ndarray
+
+
+def by_shape(dataset: Dataset, folds: int, seed: int) -> list[Split]:
+    """Folds of whole shapes: all their targets, threads, data types; kinds in equal shares as far as shapes allow.
+
+    Raises ValueError where there are fewer shapes than folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    shapes = len(np.unique(dataset.shapes))
+    if shapes < folds:
+        raise ValueError(f"{folds} folds need {folds} shapes or more, the measurements have {shapes}")
+    # every kind with fewer rows than folds in one stratum: scikit-learn warns of such strata
+    counts = {kind: int((dataset.kinds == kind).sum()) for kind in np.unique(dataset.kinds)}
+    strata = np.array([kind if counts[kind] >= folds else "rare" for kind in dataset.kinds])
+    if (strata == "rare").sum() < folds:
+        strata[strata == "rare"] = max(counts, key=lambda kind: counts[kind])
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    parts = splitter.split(np.empty(len(dataset)), strata, dataset.shapes)
+    return [Split(str(number), train, test) for number, (train, test) in enumerate(parts)]
+
+
+def by_network(dataset: Dataset) -> list[Split]:
+    """One fold per published network: its rows are held out, and every row with a shape that occurs in it."""
+    splits = []
+    for name in sorted({name for names in dataset.networks for name in names}):
+        test = np.array([name in names for names in dataset.networks])
+        seen = np.isin(dataset.shapes, dataset.shapes[test])
+        if not seen.all():
+            splits.append(Split(name, np.flatnonzero(~seen), np.flatnonzero(test)))
+    return splits
+
+
+def by_target(dataset: Dataset) -> list[Split]:
+    """One fold per target: an instruction set that training has not seen, on shapes that it has."""
+    names = np.unique(dataset.targets)
+    if len(names) < 2:
+        return []
+    return list(_one_out((str(name), dataset.targets == name) for name in names))
+
+
+def _one_out(masks: Iterable[tuple[str, np.ndarray]]) -> Iterator[Split]:
+    for name, test in masks:
+        yield Split(name, np.flatnonzero(~test), np.flatnonzero(test))

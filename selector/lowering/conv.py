@@ -339,10 +339,10 @@ class _Direct:
 
 def cost(workload: ConvWorkload, row: Dot, target: TargetProfile) -> float:
     """Modelled cycles of one core with the best register tile."""
-    return min(_cost(workload, row, shape) for shape in tile_shapes(row, target))
+    return min(tile_cost(workload, row, shape) for shape in tile_shapes(row, target))
 
 
-def _cost(workload: ConvWorkload, row: Dot, shape: tuple[int, int]) -> float:
+def tile_cost(workload: ConvWorkload, row: Dot, shape: tuple[int, int]) -> float:
     """Modelled cycles with a register tile of (pixels, vectors); edges are counted at their full cost.
 
     A step takes the longer of its vector instructions at four a cycle and its loads at two a cycle (Zen 3, and close
@@ -363,7 +363,7 @@ def _cost(workload: ConvWorkload, row: Dot, shape: tuple[int, int]) -> float:
 
 def choose_tile(workload: ConvWorkload, row: Dot, target: TargetProfile) -> Tile:
     """The register tile with the least modelled work, and the partition that goes with it."""
-    pixels, vectors = min(tile_shapes(row, target), key=lambda shape: _cost(workload, row, shape))
+    pixels, vectors = min(tile_shapes(row, target), key=lambda shape: tile_cost(workload, row, shape))
     rows, channel_tasks = _partition(workload, 2 if row.data_dtype == "int16" else 1, vectors * row.lanes, pixels)
     return Tile(pixels, vectors, rows, channel_tasks)
 

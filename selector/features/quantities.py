@@ -1,0 +1,135 @@
+"""What the formulas of the table speak of: a workload on a target, with its plan under each lowering in seconds.
+
+The models here are rough on purpose.  They put shapes and targets on common scales (time, share, ratio), so that
+little is left for the trees to learn that depends on one machine.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from selector.lowering import dot
+from selector.lowering.plan import Plan, plan
+from selector.target import TargetProfile
+from selector.workload import ConvWorkload
+
+_CLOCK = 2.5  # GHz, and the rest of a CPU of which no rates are known
+_CALL_SECONDS = 0.5e-6  # of a call, and of waking each further thread: what no lowering can save
+_MODEL_ISSUE = 4  # vector instructions a cycle in the models of selector.lowering
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The rates of a target, known or assumed."""
+
+    dots: Mapping[str, float]  # dot row -> 10^9 multiply-accumulates a second of one core, registers only
+    loops: Mapping[str, float]  # the same for an inner loop with its loads
+    levels: tuple[tuple[float, float], ...]  # (bytes it holds, bytes a second of one core), from L1 to memory
+    memory_all: float  # bytes a second of all cores together
+
+    def rate(self, row: dot.Dot) -> float:
+        """Multiply-accumulates a second of one core."""
+        return 1e9 * (self.dots.get(row.name) or _assumed_gmacs(row))
+
+    def loop_rate(self, row: dot.Dot) -> float:
+        """The same for an inner loop with its loads."""
+        return 1e9 * (self.loops.get(row.name) or 0.8 * self.rate(row) / 1e9)
+
+    def bandwidth(self, held: float, threads: int) -> float:
+        """Bytes a second that ``threads`` cores together read of data that takes ``held`` bytes."""
+        for size, speed in self.levels[:-1]:
+            if held <= size:
+                return speed * threads
+        return min(self.levels[-1][1] * threads, self.memory_all)
+
+
+@functools.lru_cache(maxsize=64)
+def machine(target: TargetProfile) -> Machine:
+    """Rates of a target: as calibrated or described, else those of a middling CPU with its vectors."""
+    rates = target.rates
+    if rates is None:
+        lane_bytes = target.vector_bits / 8
+        speeds = (2 * lane_bytes * _CLOCK, lane_bytes * _CLOCK, 8 * _CLOCK, 4 * _CLOCK)
+        memory_all = 4 * _CLOCK * min(target.cores, 4)
+    else:
+        speeds = (rates.l1_gbs, rates.l2_gbs, rates.l3_gbs, rates.dram_gbs)
+        memory_all = rates.dram_all_gbs
+    held = (float(target.l1_bytes), float(target.l2_bytes), float(target.l3_bytes), math.inf)
+    return Machine(
+        dots=dict(rates.dots) if rates else {},
+        loops=dict(rates.loops) if rates else {},
+        levels=tuple((size, speed * 1e9) for size, speed in zip(held, speeds, strict=True)),
+        memory_all=memory_all * 1e9,
+    )
+
+
+def _assumed_gmacs(row: dot.Dot) -> float:
+    """10^9 multiply-accumulates a second of a row without a known rate: two 512-bit ports, or four narrower ones."""
+    return row.rate() * (2 if row.lanes > 8 else 4) * _CLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One lowering of a workload on a target; seconds are of the whole call, all threads at work."""
+
+    plan: Plan
+    lanes: int  # of the dot instruction, as are the next three
+    step: int
+    rate: float  # multiply-accumulates a second of one core
+    loop_rate: float
+    products: float  # seconds of the dot instructions alone, at that rate
+    compute: float  # seconds of the template's model: products, loads and transforms
+    prepare: float  # seconds of copying, converting, padding or interleaving the data
+    term2: float  # seconds of the sums for Term2
+    memory: float  # seconds of moving data, weights, scratch memory and output
+    total: float  # seconds: the longer of computing and moving, and the call itself
+    traffic: float  # bytes moved
+    working_set: float  # bytes touched
+    share: float  # of the work that the busiest thread has: 1 / threads at best
+
+
+def side(workload: ConvWorkload, target: TargetProfile, lowering: str) -> Side:
+    """One lowering in seconds and bytes."""
+    made = plan(workload, target, lowering)
+    known, row, threads = machine(target), made.row, workload.threads
+    rate = known.rate(row)
+    clock = rate / (_MODEL_ISSUE * row.rate())  # cycles of the models a second
+    share = math.ceil(made.tasks / threads) / made.tasks if threads > 1 else 1.0
+    data, out = workload.data_bytes(), workload.out_bytes()
+    in_use = made.band_bytes if made.scratch_bytes else 0
+    working_set = data + out + made.weight_bytes + in_use
+    moved = data + out + made.weight_bytes
+    again = made.weight_bytes * max(made.weight_passes - 1, 0.0)
+    memory = (
+        moved / known.bandwidth(working_set, threads)
+        + again / known.bandwidth(made.weight_bytes + in_use, threads)
+        + 2 * made.scratch_bytes / known.bandwidth(in_use, threads)
+    )
+    compute, prepare, term2 = (
+        cycles / clock * share for cycles in (made.cycles, made.prepare_cycles, made.term2_cycles)
+    )
+    return Side(
+        plan=made,
+        lanes=row.lanes,
+        step=row.step,
+        rate=rate,
+        loop_rate=known.loop_rate(row),
+        products=made.macs / rate * share,
+        compute=compute,
+        prepare=prepare,
+        term2=term2,
+        memory=memory,
+        total=max(compute + prepare + term2, memory) + _CALL_SECONDS * threads,
+        traffic=moved + again + 2 * made.scratch_bytes,
+        working_set=working_set,
+        share=share,
+    )
+
+
+def weight_class(workload: ConvWorkload) -> int:
+    """Which saturating instructions the weights prove exact: 3 all, 2 sums of two, 1 sign tricks, 0 none."""
+    bounds = ((workload.quad_bound, 128), (workload.pair_bound, 128), (workload.weight_bound, 127))
+    return next((3 - position for position, (bound, limit) in enumerate(bounds) if bound <= limit), 0)

@@ -1,0 +1,107 @@
+"""The table of features: complete, finite, the same for one workload as for many, versioned by what it computes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from selector import features
+from selector.features import NAMES, TABLE, quantities
+from selector.profiles import Rates
+from selector.target import TargetProfile, profile
+from selector.workload import ConvWorkload
+from tests.lowering.cases import workloads
+
+DENSE = ConvWorkload(
+    1, 28, 28, 64, 96, 3, 3, padding=(1, 1, 1, 1), data_zero_point=3, channel_bound=1 << 16, term2=False
+)
+TARGETS = ("x86-64", "x86-64-v3", "cascadelake", "cortex-a72", "neoverse-n1")
+
+
+@pytest.fixture(scope="module")
+def avx2() -> TargetProfile:
+    return replace(profile("x86-64-v3"), rates=None, l1_bytes=32 << 10, l2_bytes=512 << 10, l3_bytes=0)
+
+
+def named(workload: ConvWorkload, target: TargetProfile) -> dict[str, float]:
+    """Features by name."""
+    return dict(zip(NAMES, map(float, features.vector(workload, target)), strict=True))
+
+
+def test_rows_are_documented_and_distinct() -> None:
+    assert len(set(NAMES)) == len(TABLE) == len(NAMES)
+    for feature in TABLE:
+        assert feature.unit
+        assert feature.formula
+        assert feature.reason
+
+
+@seed(0)
+@settings(max_examples=60, database=None, derandomize=False, phases=[Phase.generate])
+@given(works=st.lists(workloads(), min_size=1, max_size=3), target=st.sampled_from(TARGETS))
+def test_finite_for_every_workload(works: list[ConvWorkload], target: str) -> None:
+    found = features.matrix([*works, works[0]], profile(target))
+    assert found.shape == (len(works) + 1, len(TABLE))
+    assert found.dtype == np.float64
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(found[0], features.vector(works[0], profile(target)))
+    np.testing.assert_array_equal(found[0], found[-1])
+
+
+def test_no_workloads(avx2: TargetProfile) -> None:
+    assert features.matrix([], avx2).shape == (0, len(TABLE))
+
+
+def test_values(avx2: TargetProfile) -> None:
+    found = named(DENSE, avx2)
+    assert found["macs"] == math.log2(28 * 28 * 96 * 9 * 64)
+    assert (found["kernel_area"], found["data_zero_point"], found["weight_class"]) == (9, 1, 0)
+    assert (found["int8_step"], found["int16_step"], found["int8_data_bytes"]) == (2, 2, 2)  # -128: widened
+    assert found["winograd"] == 4
+    assert found["int16_waste"] < found["int8_waste"]  # Winograd multiplies less
+    assert found["ratio_time"] == pytest.approx(found["int16_time"] - found["int8_time"])
+    assert found["ratio_memory"] > 0  # int16 moves more
+
+
+def test_weights_decide_the_instruction(avx2: TargetProfile) -> None:
+    classes = [
+        named(replace(DENSE, weight_bound=bound, pair_bound=pair, quad_bound=quad), avx2)
+        for bound, pair, quad in ((128, 256, 512), (127, 254, 508), (64, 128, 256), (32, 64, 128))
+    ]
+    assert [item["weight_class"] for item in classes] == [0, 1, 2, 3]
+    ratios = [item["ratio_rate"] for item in classes]
+    assert ratios == sorted(ratios, reverse=True)
+    assert ratios[0] > ratios[-1]
+    assert named(replace(DENSE, term2=True), avx2)["int8_term2"] > 0 == classes[0]["int8_term2"]
+
+
+def test_accumulators_too_large_for_winograd(avx2: TargetProfile) -> None:
+    sizes = [named(replace(DENSE, channel_bound=bound), avx2)["winograd"] for bound in (1 << 16, 1 << 18, 1 << 22)]
+    assert sizes == [4, 2, 0]
+
+
+def test_known_rates_come_before_assumed_ones(avx2: TargetProfile) -> None:
+    rates = Rates("written", "test", (("avx2_pmaddwd", 10.0),), 100.0, 50.0, 20.0, 5.0, 8.0)
+    slow = named(DENSE, replace(avx2, rates=rates))
+    assert slow["ratio_rate"] < named(DENSE, avx2)["ratio_rate"]
+    assert slow["cache_balance"] == math.log2(50 / 5)
+    assert quantities.machine(replace(avx2, rates=rates)).bandwidth(1 << 40, threads=4) == 8e9
+
+
+def test_threads_shorten_the_call(avx2: TargetProfile) -> None:
+    one, two = named(DENSE, avx2), named(replace(DENSE, threads=2), avx2)
+    assert one["int8_time"] - 1.1 < two["int8_time"] < one["int8_time"]
+    assert two["int8_imbalance"] >= 0 == one["int8_imbalance"]
+
+
+def test_version_is_of_code_alone() -> None:
+    source = '"""Doc."""\nLIMIT = 3  # why\n\ndef twice(x):\n    """Doc."""\n    return "a" * x\n'
+    other = 'LIMIT=3\ndef twice(x):\n        return "a"*x\n'
+    assert features._code(source) == features._code(other)
+    assert features._code(source) != features._code(source.replace("3", "4"))
+    assert features._version() == features.TABLE_VERSION

@@ -161,7 +161,7 @@ def compact(folder: Path | str) -> int:
 
     The new file is complete before the old ones go, and rows that are in both for a moment are read once.
     """
-    with Store.open(_existing(Path(folder))) as store, _clear_errors(store.folder):
+    with Store.open(existing_folder(Path(folder))) as store, _clear_errors(store.folder):
         before = parts.part_paths(store.folder)
         for target in sorted({path.parent for path in before}):
             old = [path for path in before if path.parent == target]
@@ -188,7 +188,7 @@ def merge(sources: Sequence[Path | str], into: Path | str) -> Merged:
 
     Raises what ``read`` raises, before anything is written, and StoreFull.  Merging again adds nothing.
     """
-    tables = [_load(_existing(Path(source))) for source in sources]
+    tables = [_load(existing_folder(Path(source))) for source in sources]
     with Store.open(into) as store:
         there = _load(store.folder, ["key"])
         known, keys = (set(there[name].to_pylist()) for name in ("id", "key"))
@@ -203,11 +203,11 @@ def merge(sources: Sequence[Path | str], into: Path | str) -> Merged:
 
 def _load(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Rows of files and journal, each id once, oldest first; ``columns`` adds ``id`` and ``timestamp`` at the end."""
-    _existing(folder)
+    existing_folder(folder)
     names = None if columns is None else list(dict.fromkeys([*columns, "id", "timestamp"]))
     for attempt in range(_READ_ATTEMPTS):
         try:
-            pending = _pending_table(folder)  # first: rows move from the journal to files, not the other way
+            pending = pending_table(folder)  # first: rows move from the journal to files, not the other way
             tables = [parts.read_part(path, names) for path in parts.part_paths(folder)]
         except FileNotFoundError:  # a compaction has put the rows elsewhere
             if attempt == _READ_ATTEMPTS - 1:
@@ -218,7 +218,8 @@ def _load(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
     return _oldest_first(parts.drop_duplicates(pa.concat_tables(tables)))
 
 
-def _pending_table(folder: Path) -> pa.Table:
+def pending_table(folder: Path) -> pa.Table:
+    """Rows of the journal alone, in the order in which they were added.  Raises DatasetError, SchemaMismatch."""
     path = folder / JOURNAL
     if not path.exists():
         return SCHEMA.empty_table()
@@ -242,7 +243,8 @@ def _oldest_first(table: pa.Table) -> pa.Table:
     return table.sort_by([("timestamp", "ascending"), ("id", "ascending")])
 
 
-def _existing(folder: Path) -> Path:
+def existing_folder(folder: Path) -> Path:
+    """The folder; raises DatasetError where there is none."""
     if not folder.is_dir():
         raise DatasetError(f"there is no dataset folder {folder}: give the folder that 'selector collect' wrote")
     return folder

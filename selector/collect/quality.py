@@ -1,0 +1,78 @@
+"""What a dataset holds, how good its rows are, and how far two of them agree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from selector.collect.store import latest
+
+DECIDED = 0.1  # |log2 ratio| from which on the winner is worth agreeing about; below, both lowerings are as fast
+
+_STRATUM = ["target", "kind", "threads"]
+_ALL_KINDS = "all"
+
+
+def status(frame: pl.DataFrame) -> pl.DataFrame:
+    """Coverage of the rows that ``store.read`` gives: one row for each target, kind and number of threads.
+
+    ``rows``, ``ok``, ``noisy`` and ``error`` count rows; the rest is about the latest good row of each workload:
+    ``workloads``, ``int8_wins`` (a share), ``median_abs_log2`` and ``median_width`` (of the 95 % interval, in log2);
+    they are null where there is none.
+    """
+    counted = frame.group_by(_STRATUM).agg(
+        pl.len().alias("rows"), *((pl.col("status") == name).sum().alias(name) for name in ("ok", "noisy", "error"))
+    )
+    good = (
+        latest(frame)
+        .group_by(_STRATUM)
+        .agg(
+            pl.len().alias("workloads"),
+            (pl.col("log2_ratio") > 0).mean().alias("int8_wins"),
+            pl.col("log2_ratio").abs().median().alias("median_abs_log2"),
+            (pl.col("log2_high") - pl.col("log2_low")).median().alias("median_width"),
+        )
+    )
+    joined = counted.join(good, on=_STRATUM, how="left").with_columns(pl.col("workloads").fill_null(0))
+    return joined.sort(_STRATUM)
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Two runs on the keys that both measured."""
+
+    pairs: pl.DataFrame  # key, target, kind, first, second (log2 ratios), difference (absolute); the worst first
+    groups: pl.DataFrame  # of pairs, see ``diff``
+    only_first: int  # keys without a good row in the other run
+    only_second: int
+
+
+def diff(first: pl.DataFrame, second: pl.DataFrame) -> Agreement:
+    """Agreement of the latest good rows of two datasets, by target and kind, and by target (kind ``all``).
+
+    Columns of ``groups``: ``pairs``; ``decided``, those of them whose |log2 ratio| in the first run is above DECIDED;
+    ``winner_agreement``, the share of the decided whose winner is the same in the second run (null: none is decided);
+    ``median_difference`` and ``worst_difference`` of the log2 ratios, absolute.
+    """
+    columns = ["key", "target", "kind"]
+    ours = latest(first).select(*columns, pl.col("log2_ratio").alias("first"))
+    theirs = latest(second).select("key", pl.col("log2_ratio").alias("second"))
+    pairs = ours.join(theirs, on="key").with_columns((pl.col("first") - pl.col("second")).abs().alias("difference"))
+    by_target = pairs.with_columns(pl.lit(_ALL_KINDS).alias("kind"))
+    decided = pl.col("first").abs() > DECIDED
+    same = pl.col("first").sign() == pl.col("second").sign()
+    groups = (
+        pl.concat([pairs, by_target])
+        .group_by("target", "kind")
+        .agg(
+            pl.len().alias("pairs"),
+            decided.sum().alias("decided"),
+            same.filter(decided).mean().alias("winner_agreement"),
+            pl.col("difference").median().alias("median_difference"),
+            pl.col("difference").max().alias("worst_difference"),
+        )
+        .sort("target", pl.col("kind") == _ALL_KINDS, "kind")
+    )
+    pairs = pairs.sort("difference", "key", descending=[True, False])
+    return Agreement(pairs, groups, len(ours) - len(pairs), len(theirs) - len(pairs))

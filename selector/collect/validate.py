@@ -1,0 +1,258 @@
+"""Checking a dataset: whether every file can be read, every row says what it should, and the kernels are the same."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from selector.collect import parts
+from selector.collect.record import DatasetError, measurement_key
+from selector.collect.store import JOURNAL, existing_folder, pending_table
+from selector.collect.synthetic import synthesize
+from selector.collect.table import SCHEMA, workload
+from selector.lowering import LOWERINGS, build
+from selector.lowering.fingerprint import code_hash, kernel_fingerprint
+from selector.target import TargetProfile, profile
+from selector.workload import UnsupportedWorkload
+
+Severity = Literal["error", "warning", "note"]
+
+DRIFT = 0.1  # relative change of the reference kernel during one row, and its spread over a run, that are remarked
+_RATIO_TOLERANCE = 1e-3  # of a log2 ratio against the one computed from the stored samples, which are float32
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was found: errors make the data unfit for use, warnings want a look, notes inform."""
+
+    severity: Severity
+    check: str
+    text: str  # one line
+    count: int  # of files or rows concerned
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """The result of ``validate``."""
+
+    files: int
+    rows: int  # of the readable files and of the journal
+    rebuilt: int  # rows whose kernels were built again
+    findings: tuple[Finding, ...]
+
+    @property
+    def valid(self) -> bool:
+        """Whether there is no error."""
+        return all(finding.severity != "error" for finding in self.findings)
+
+
+def validate(
+    folder: Path | str, *, rebuild: int = 0, seed: int = 0, progress: Callable[[float], None] | None = None
+) -> Validation:
+    """Check every file and row of a dataset.
+
+    ``rebuild``: build the kernels of that many rows of each target, drawn at random by ``seed``, and compare the
+    hashes of their TIR with those in the rows; equal hashes prove that a row still describes the present kernels even
+    where the fingerprint of the sources is another.  ``progress`` gets the fraction of the rebuilding done.
+
+    Raises DatasetError where there is no such folder.
+    """
+    folder = existing_folder(Path(folder))
+    paths = parts.part_paths(folder)
+    tables, findings = [SCHEMA.empty_table()], []
+    for path in [folder / JOURNAL, *paths]:
+        try:
+            table = parts.read_part(path) if path in paths else pending_table(folder)
+        except DatasetError as error:
+            findings.append(Finding("error", "readable", str(error), 1))
+            continue
+        tables.append(table)
+        if path in paths:
+            findings += _place(path, table)
+    everything = pa.concat_tables(tables)
+    frame = _frame(parts.drop_duplicates(everything))
+    findings += _duplicates(len(everything) - len(frame))
+    for check in _CHECKS:
+        findings += check(frame)
+    rebuilt = 0
+    if rebuild:
+        rebuilt, found = _rebuild(frame, rebuild, seed, progress)
+        findings += found
+    return Validation(len(paths), len(frame), rebuilt, tuple(findings))
+
+
+def target_profile(target: str) -> TargetProfile:
+    """The profile of a row's target: a name, or a dict in JSON.  Raises UnknownTarget."""
+    return profile(json.loads(target) if target.startswith("{") else target)
+
+
+def _frame(table: pa.Table) -> pl.DataFrame:
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _place(path: Path, table: pa.Table) -> Iterator[Finding]:
+    folders = {parts.target_folder(target) for target in table["target"].unique().to_pylist()}
+    if folders - {path.parent.name}:
+        yield Finding("error", "place", f"{path} holds rows that belong into {', '.join(sorted(folders))}", 1)
+
+
+def _duplicates(count: int) -> Iterator[Finding]:
+    if count:
+        text = (
+            f"{count} rows are there twice, with the same id; they are read once, and `compact` or `merge` drops them"
+        )
+        yield Finding("warning", "duplicate ids", text, count)
+
+
+def _repetitions(frame: pl.DataFrame) -> Iterator[Finding]:
+    repeated = len(frame) - frame["key"].n_unique()
+    if repeated:
+        yield Finding("note", "repeated keys", f"{repeated} rows repeat a workload on the same target", repeated)
+
+
+def _identity(frame: pl.DataFrame) -> Iterator[Finding]:
+    """Key and kind follow from the workload."""
+    wrong = []
+    for row in frame.select(pl.exclude(pl.List(pl.Float32))).iter_rows(named=True):
+        try:
+            work = workload(row)
+        except UnsupportedWorkload as error:
+            wrong.append(f"{row['id']}: {error}")
+            continue
+        if (row["kind"], row["key"]) != (work.kind, measurement_key(work, row["target"])):
+            wrong.append(f"{row['id']}: key or kind is not that of {work.describe()}")
+    yield from _examples("error", "identity", "rows contradict their workload", wrong)
+
+
+def _samples(frame: pl.DataFrame) -> Iterator[Finding]:
+    """Ratio and interval of a measured row follow from its samples."""
+    columns = ["id", "int8_warm_us", "int16_warm_us", "log2_ratio", "log2_low", "log2_high"]
+    measured = frame.filter(pl.col("status") != "error").select(columns)
+    wrong = [f"{row['id']}: {why}" for row in measured.iter_rows(named=True) if (why := _wrong_samples(row))]
+    yield from _examples("error", "samples", "measured rows contradict their samples", wrong)
+
+
+def _wrong_samples(row: dict[str, Any]) -> str:
+    """What is wrong with a measured row; empty: nothing."""
+    times = [row[f"{lowering}_warm_us"] for lowering in ("int8", "int16")]
+    if None in (*times, row["log2_ratio"], row["log2_low"], row["log2_high"]):
+        return "samples, ratio or interval are missing"
+    int8, int16 = (np.asarray(samples, float) for samples in times)
+    if not int8.size or int8.size != int16.size:
+        return f"{int8.size} warm samples of int8 and {int16.size} of int16"
+    if not (np.isfinite(int8) & np.isfinite(int16) & (int8 > 0) & (int16 > 0)).all():
+        return "a timing is not positive"
+    if not row["log2_low"] <= row["log2_ratio"] <= row["log2_high"]:
+        return "the ratio lies outside of its interval"
+    expected = float(np.median(np.log2(int16 / int8)))
+    if abs(row["log2_ratio"] - expected) > _RATIO_TOLERANCE:
+        return f"log2 ratio {row['log2_ratio']:.4f}, but {expected:.4f} by the samples"
+    return ""
+
+
+def _errors(frame: pl.DataFrame) -> Iterator[Finding]:
+    failed = frame.filter(pl.col("status") == "error")["error"].to_list()
+    if failed:
+        text, count = Counter(failed).most_common(1)[0]
+        yield Finding("warning", "errors", f"{_share(failed, frame)} failed; most often ({count}): {text}", len(failed))
+
+
+def _noise(frame: pl.DataFrame) -> Iterator[Finding]:
+    noisy = frame.filter(pl.col("status") == "noisy")
+    if len(noisy):
+        text = f"{_share(noisy, frame)} stayed noisy and are left out of every figure"
+        yield Finding("warning", "noise", text, len(noisy))
+
+
+def _drift(frame: pl.DataFrame) -> Iterator[Finding]:
+    """The reference kernel takes as long after a row as before it, and as long at the end of a run as at its start."""
+    before, after = pl.col("reference_before_us"), pl.col("reference_after_us")
+    timed = frame.filter((before > 0) & (after > 0))
+    drifting = timed.filter((after / before - 1).abs() > DRIFT)
+    if len(drifting):
+        text = f"{_share(drifting, timed)} saw the reference kernel change by more than {DRIFT:.0%} meanwhile"
+        yield Finding("warning", "drift", text, len(drifting))
+    spread = (before.quantile(0.9) / before.quantile(0.1) - 1).alias("spread")
+    runs = timed.group_by("run", "target").agg(spread, pl.len().alias("rows")).filter(pl.col("spread") > DRIFT)
+    for run in runs.sort("run", "target").iter_rows(named=True):
+        text = (
+            f"run {run['run'] or '(unnamed)'} on {run['target']}: P90 of the reference is {run['spread']:.0%} above P10"
+        )
+        yield Finding("note", "drift", text, run["rows"])
+
+
+def _emulated(frame: pl.DataFrame) -> Iterator[Finding]:
+    emulated = frame.filter(pl.col("emulated"))
+    if len(emulated):
+        text = f"{_share(emulated, frame)} were emulated: their times mean nothing and are used for nothing"
+        yield Finding("warning", "emulated", text, len(emulated))
+
+
+def _fingerprints(frame: pl.DataFrame) -> Iterator[Finding]:
+    stale = frame.filter(pl.col("fingerprint") != kernel_fingerprint())
+    if len(stale):
+        text = f"{_share(stale, frame)} were measured before sources changed; --rebuild tells if their kernels did"
+        yield Finding("warning", "fingerprint", text, len(stale))
+
+
+_CHECKS = (_repetitions, _identity, _samples, _errors, _noise, _drift, _emulated, _fingerprints)
+
+
+def _rebuild(
+    frame: pl.DataFrame, count: int, seed: int, progress: Callable[[float], None] | None
+) -> tuple[int, list[Finding]]:
+    """Number of rows whose kernels were built, and what came out differently.
+
+    A Winograd kernel also depends on the size of the L2 cache, so rows of another machine may differ for that alone.
+    """
+    measured = frame.filter(pl.col("int8_code").is_not_null() & pl.col("int16_code").is_not_null())
+    chosen: list[str] = []
+    for target in measured["target"].unique().sort():
+        ids = sorted(measured.filter(pl.col("target") == target)["id"])
+        chosen += random.Random(seed).sample(ids, min(count, len(ids)))
+    rows = measured.filter(pl.col("id").is_in(chosen))
+    wrong: list[str] = []
+    for done, row in enumerate(rows.iter_rows(named=True), 1):
+        wrong += _rebuilt_differently(row)
+        if progress:
+            progress(done / len(rows))
+    return len(rows), list(
+        _examples("error", "rebuild", f"kernels of {len(rows)} rows are not the measured ones", wrong)
+    )
+
+
+def _rebuilt_differently(row: dict[str, Any]) -> Iterator[str]:
+    work = workload(row)
+    constants, _ = synthesize(work, row["seed"])
+    target = target_profile(row["target"])
+    for lowering in LOWERINGS:
+        what, then = f"{row['id']}: {lowering} of {work.describe()}", row[f"{lowering}_code"]
+        try:
+            now = code_hash(build(work, constants, target, lowering))
+        except Exception as error:  # whatever TVM raises: the row cannot be made again
+            yield f"{what} cannot be built: {str(error).splitlines()[0]}"
+            continue
+        if now != then:
+            yield f"{what} is {now}, was {then}"
+
+
+def _examples(severity: Severity, check: str, what: str, wrong: list[str]) -> Iterator[Finding]:
+    if wrong:
+        more = f"; and {len(wrong) - _EXAMPLES} more" if len(wrong) > _EXAMPLES else ""
+        yield Finding(severity, check, f"{len(wrong)} {what}: {'; '.join(wrong[:_EXAMPLES])}{more}", len(wrong))
+
+
+def _share(part: pl.DataFrame | list[str], whole: pl.DataFrame) -> str:
+    return f"{len(part)} of {len(whole)} rows ({len(part) / len(whole):.1%})"

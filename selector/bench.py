@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 MIN_ROUNDS = 15
 MAX_ROUNDS = 200
@@ -42,12 +42,11 @@ class Timing:
         return quantile(self.samples_ms, 0.25), quantile(self.samples_ms, 0.75)
 
 
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """Time of one contender divided by another's; below 1 the first is faster."""
+class Interval(NamedTuple):
+    """A median, and where it lies with 95 % confidence."""
 
-    median: float  # of the per-round ratios
-    low: float  # 95 % confidence interval of that median
+    median: float
+    low: float
     high: float
 
 
@@ -69,12 +68,10 @@ class Comparison:
                 return timing
         raise KeyError(name)
 
-    def ratio(self, name: str, reference: str) -> Ratio:
-        """Time of ``name`` over time of ``reference``, both taken in the same round."""
+    def ratio(self, name: str, reference: str) -> Interval:
+        """Time of ``name`` over time of ``reference``, both taken in the same round; below 1 ``name`` is faster."""
         pairs = zip(self.timing(name).samples_ms, self.timing(reference).samples_ms, strict=True)
-        ratios = sorted(mine / other for mine, other in pairs)
-        low, high = _median_interval(len(ratios))
-        return Ratio(statistics.median(ratios), ratios[low], ratios[high])
+        return median_interval([mine / other for mine, other in pairs])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON: milliseconds, and every ratio against every contender."""
@@ -87,11 +84,7 @@ class Comparison:
                     "median_ms": timing.median_ms,
                     "iqr_ms": list(timing.iqr_ms),
                     "samples_ms": list(timing.samples_ms),
-                    "ratio": {
-                        name: {"median": ratio.median, "low": ratio.low, "high": ratio.high}
-                        for name in names
-                        for ratio in [self.ratio(timing.name, name)]
-                    },
+                    "ratio": {name: self.ratio(timing.name, name)._asdict() for name in names},
                 }
                 for timing in self.timings
             ],
@@ -145,17 +138,17 @@ def quantile(values: Sequence[float], fraction: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
 
 
+def median_interval(values: Sequence[float]) -> Interval:
+    """Median of the values and its confidence interval (order statistics; all of the range for fewer than 6 values)."""
+    ordered = sorted(values)
+    low = max(0, math.floor(len(ordered) / 2 - 0.98 * math.sqrt(len(ordered))))
+    return Interval(statistics.median(ordered), ordered[low], ordered[-1 - low])
+
+
 def _settled(comparison: Comparison, precision: float) -> bool:
     first = comparison.timings[0].name
     ratios = [comparison.ratio(timing.name, first) for timing in comparison.timings[1:]]
     return all(ratio.high - ratio.low <= 2 * precision * ratio.median for ratio in ratios)
-
-
-def _median_interval(count: int) -> tuple[int, int]:
-    """Indices into ``count`` sorted samples that enclose the median with 95 % confidence (order statistics)."""
-    half = 0.98 * math.sqrt(count)
-    low = max(0, math.floor(count / 2 - half))
-    return low, count - 1 - low
 
 
 def _calls_per_sample(contender: Contender, sample_ms: float) -> int:

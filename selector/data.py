@@ -6,10 +6,14 @@ import os
 from pathlib import Path
 from typing import Literal
 
-_IN_REPOSITORY = {"targets": "datasets/targets", "models": "models"}  # the wheel has them in selector/_data
+_IN_REPOSITORY = {
+    "targets": "datasets/targets",
+    "architectures": "datasets/architectures",
+    "models": "models",
+}  # the wheel has them in selector/_data
 
 
-def folder(name: Literal["targets", "models"]) -> Path:
+def folder(name: Literal["targets", "architectures", "models"]) -> Path:
     """Where they lie: inside the installed package, or in the repository that the package is run from."""
     package = Path(__file__).parent
     installed = package / "_data" / name

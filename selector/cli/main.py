@@ -12,7 +12,7 @@ from selector.cli.bench_kernels import bench_kernels
 from selector.cli.compile import compile_network
 from selector.cli.explain import explain
 from selector.cli.run import run
-from selector.cli.targets import calibrate, list_targets, show
+from selector.cli.targets import calibrate, describe, list_targets, show
 
 
 class _Bench(TyperGroup):
@@ -38,8 +38,9 @@ bench_app = typer.Typer(cls=_Bench, help="Time a network, or the kernels of sing
 bench_app.command("network")(bench)
 bench_app.command("kernels")(bench_kernels)
 app.add_typer(bench_app, name="bench")
-targets_app = typer.Typer(help="What is known about CPUs: list and show profiles, measure this machine's.")
+targets_app = typer.Typer(help="What is known about CPUs: list and show profiles, measure or model them.")
 targets_app.command("list")(list_targets)
 targets_app.command("show")(show)
 targets_app.command("calibrate")(calibrate)
+targets_app.command("describe")(describe)
 app.add_typer(targets_app, name="targets")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import statistics
 import uuid
 from dataclasses import dataclass, field
 from typing import Literal
@@ -28,6 +29,11 @@ class Samples:
     calls: int  # calls of which each warm sample is the mean
     warm_us: tuple[float, ...]  # caches in the state that the kernel's own calls leave
     cold_us: tuple[float, ...]  # caches emptied before each call
+
+    @property
+    def median_us(self) -> float:
+        """Median over the rounds, warm."""
+        return statistics.median(self.warm_us)
 
 
 @dataclass(frozen=True, slots=True)

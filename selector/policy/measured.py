@@ -42,11 +42,12 @@ class Measured:
         return Decision("int16" if ratio < 0 else "int8", source="measure", reason=reason, log2_ratio=ratio)
 
     def _measure(self, workload: ConvWorkload, target: TargetProfile) -> dict[str, float]:
-        from selector.collect.runner import log2_ratio, measure
+        from selector.collect.protocol import Rules
+        from selector.collect.runner import measure
 
-        comparison = measure(workload, target, max_seconds=self.max_seconds)
-        times = {f"{name}_us": comparison.timing(name).median_ms * 1e3 for name in ("int8", "int16")}
-        return {"log2_ratio": log2_ratio(comparison)} | times
+        row = measure(workload, target, rules=Rules(max_seconds=self.max_seconds))
+        assert row.int8 and row.int16 and row.log2_ratio is not None  # "ok" or "noisy": what fails raises
+        return {"log2_ratio": row.log2_ratio, "int8_us": row.int8.median_us, "int16_us": row.int16.median_us}
 
     def _load(self, key: str) -> dict[str, float] | None:
         if not self.cache.exists():

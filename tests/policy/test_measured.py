@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from selector import policy
-from selector.bench import Comparison, Timing
 from selector.collect import runner
+from selector.collect.host import describe_host
+from selector.collect.record import Measurement, Samples
 from selector.policy.measured import Measured, NotMeasurable, cache_folder
 from selector.target import profile
 from selector.workload import ConvWorkload
@@ -21,9 +22,10 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[ConvWorkload]:
     """Workloads that were measured; int16 takes twice as long as int8."""
     asked: list[ConvWorkload] = []
 
-    def measure(workload: ConvWorkload, *_args: object, **_options: object) -> Comparison:
+    def measure(workload: ConvWorkload, *_args: object, **_options: object) -> Measurement:
         asked.append(workload)
-        return Comparison((Timing("int8", (1.0, 1.0, 1.0)), Timing("int16", (2.0, 2.0, 2.0))))
+        int8, int16 = (Samples(f"{us:.0f}", "", 1, (us,) * 3, (us,) * 3) for us in (1000.0, 2000.0))
+        return Measurement(workload, "native", "ok", describe_host(), int8=int8, int16=int16, log2_ratio=1.0)
 
     monkeypatch.setattr(runner, "measure", measure)
     return asked

@@ -1,0 +1,221 @@
+"""``selector collect``: timing both lowerings of many convolutions, into a dataset."""
+
+from __future__ import annotations
+
+import json
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import progress as bars
+from rich.console import Console
+
+from selector.cli import common
+
+if TYPE_CHECKING:
+    from selector.collect.campaign import Event, Progress
+    from selector.collect.sources import Candidate
+    from selector.collect.worker import Task
+
+DEFAULT_FOLDER = Path("datasets/measurements")
+_X86_TARGETS = ("x86-64", "x86-64-v2", "x86-64-v3")
+_SECONDS_BETWEEN_LINES = 60.0  # of progress, where standard error is no terminal
+
+Networks = Annotated[list[Path] | None, typer.Argument(help="More networks, after --from.", show_default=False)]
+From = Annotated[
+    list[Path] | None, typer.Option("--from", help="Collect the convolutions of this network; may be repeated.")
+]
+Architectures = Annotated[
+    Path | None, typer.Option(help="Collect the layers of the architectures in this folder, or plan with them.")
+]
+Samples = Annotated[int | None, typer.Option(min=1, help="Collect this many random convolutions.")]
+Plan = Annotated[
+    int | None, typer.Option(min=1, help="Collect this many convolutions, a mix of published and random ones.")
+]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option("--target", help="CPU to compile for; may be repeated.", show_default="the x86-64 levels to v3"),
+]
+ThreadCounts = Annotated[
+    list[int] | None,
+    typer.Option("--threads", min=1, help="Threads of a kernel; may be repeated.", show_default="1 and all CPUs"),
+]
+
+
+@common.command
+def collect(
+    more_networks: Networks = None,
+    networks: From = None,
+    architectures: Architectures = None,
+    samples: Samples = None,
+    plan: Plan = None,
+    seed: Annotated[int, typer.Option(help="Seed of what is drawn at random.")] = 0,
+    target: Targets = None,
+    threads: ThreadCounts = None,
+    into: Annotated[Path, typer.Option(help="Folder of the dataset.")] = DEFAULT_FOLDER,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that build and time.", show_default="the CPUs of this machine")
+    ] = None,
+    width: Annotated[
+        float, typer.Option(min=1e-4, help="Half the 95 % interval of log2(t_int16 / t_int8) to reach.")
+    ] = 0.02,
+    max_seconds: Annotated[float, typer.Option(min=0.01, help="Longest time for timing a pair.")] = 0.5,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many rows.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Measure also what the dataset has already.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print events on standard output, a JSON object each.")
+    ] = False,
+    debug: common.Debug = False,
+) -> None:
+    """Time both lowerings of convolutions on this machine and store the rows; what is stored already is left out."""
+    paths = [common.existing_file(path, "the network") for path in [*(networks or []), *(more_networks or [])]]
+    if not (paths or architectures or samples or plan):
+        raise common.BadInput("nothing to collect: give --plan, --samples, --architectures or --from")
+    from selector.collect import campaign
+    from selector.collect.protocol import Rules
+    from selector.collect.store import Store, StoreFull
+    from selector.threads import host_cores
+
+    targets = _targets(target)
+    counts = list(dict.fromkeys(threads or (1, host_cores())))
+    if max(counts) > host_cores():
+        raise common.BadInput(f"--threads {max(counts)}: this machine has {host_cores()} CPUs")
+    with common.progress("listing convolutions", quiet=as_json):
+        candidates = _candidates(paths, architectures, samples, plan, seed, counts)
+    settings = campaign.Settings(Rules(width=width, max_seconds=max_seconds), workers, debug=debug)
+    try:
+        with Store.open(into) as store, _terminable():
+            tasks, known = _tasks(candidates, targets, set() if again else store.finished())
+            if known and not as_json:
+                typer.echo(f"{known} rows are in {into} already", err=True)
+            with _listener(as_json=as_json) as listen:
+                result = campaign.collect(tasks[:limit], store, settings, listen)
+    except (StoreFull, campaign.CollectionStopped) as error:
+        raise common.WorkFailed(str(error)) from error
+    if not as_json:
+        common.console().print(_summary(result, into))
+    if result.interrupted:
+        raise common.WorkFailed(f"stopped after {result.done} of {result.total} rows: the same command goes on there")
+    if result.done and result.errors == result.done:
+        raise common.WorkFailed("not one pair could be measured: 'selector collect status' shows the errors")
+
+
+def _targets(names: Sequence[str] | None) -> dict[str, str]:
+    """Name in the dataset -> target as the user gave it.  Raises NotMeasurable, UnknownTarget, BadInput."""
+    from selector.target import NotMeasurable, profile, why_not_here
+
+    if not names:
+        names = _X86_TARGETS if platform.machine() == "x86_64" else ("native",)
+    targets = {}
+    for name in names:
+        wanted = profile(common.resolve_target(name))
+        reason = why_not_here(wanted)
+        if reason:
+            raise NotMeasurable(
+                f"kernels for '{wanted.name}' are timed by running them, but this machine {reason}: collect on another"
+            )
+        targets[wanted.name if name == "native" else name] = name
+    return targets
+
+
+def _candidates(
+    networks: Sequence[Path],
+    architectures: Path | None,
+    samples: int | None,
+    plan: int | None,
+    seed: int,
+    threads: Sequence[int],
+) -> list[Candidate]:
+    from selector import data
+    from selector.collect import sources
+    from selector.collect.architectures import load_architectures
+
+    lists = [sources.from_networks(networks, threads)]
+    if plan:
+        published = load_architectures(architectures or data.folder("architectures"))
+        lists.append(sources.default_plan(published, plan, seed, threads))
+    elif architectures:
+        lists.append(sources.from_architectures(load_architectures(architectures), seed, threads))
+    if samples:
+        lists.append(sources.from_samples(samples, seed, threads))
+    return sources.combine(*lists)
+
+
+def _tasks(candidates: Sequence[Candidate], targets: dict[str, str], finished: set[str]) -> tuple[list[Task], int]:
+    """What is left to do, all targets of a convolution next to each other; and how many rows there are already."""
+    from selector.collect.record import measurement_key
+    from selector.collect.worker import Task
+
+    tasks = [
+        Task(candidate.workload, common.resolve_target(given), name, candidate.networks)
+        for candidate in candidates
+        for name, given in targets.items()
+    ]
+    left = [task for task in tasks if measurement_key(task.workload, task.target_name) not in finished]
+    return left, len(tasks) - len(left)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _listener(*, as_json: bool) -> Iterator[Callable[[Event], None]]:
+    """What shows the events of a run: JSON lines, a live bar, or a line a minute."""
+    if as_json:
+        yield lambda event: typer.echo(json.dumps(event.to_dict()))
+    elif sys.stderr.isatty():
+        with bars.Progress(
+            bars.BarColumn(),
+            bars.MofNCompleteColumn(),
+            bars.TextColumn("{task.description}"),
+            bars.TimeElapsedColumn(),
+            console=Console(stderr=True),
+            refresh_per_second=1,  # drawing takes time from a CPU on which kernels are timed
+        ) as bar:
+            task = bar.add_task("starting", total=None)
+            yield lambda event: bar.update(
+                task, description=describe(event.progress), completed=event.progress.done, total=event.progress.total
+            )
+    else:
+        yield _Lines()
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def __call__(self, event: Event) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + _SECONDS_BETWEEN_LINES
+            progress = event.progress
+            typer.echo(f"{progress.done}/{progress.total} rows, {describe(progress)}", err=True)
+
+
+def describe(progress: Progress) -> str:
+    """Rate, remaining time, what went wrong, and the share of pairs in which int8 is faster, by kind."""
+    parts = [f"{progress.rows_per_minute:.0f} rows/min"]
+    if progress.remaining_seconds is not None:
+        parts.append(f"{progress.remaining_seconds / 60:.0f} min left")
+    parts += [f"{progress.noisy} noisy", f"{progress.errors} errors"]
+    shares = [f"{kind} {wins / pairs:.0%}" for kind, (wins, pairs) in sorted(progress.int8_wins.items())]
+    return ", ".join(parts) + (f"; int8 faster: {', '.join(shares)}" if shares else "")
+
+
+def _summary(progress: Progress, into: Path) -> str:
+    text = f"{progress.done} rows in {progress.seconds / 60:.1f} min ({progress.rows_per_minute:.1f} rows/min) "
+    text += f"into {into}: {progress.noisy} noisy, {progress.errors} errors"
+    return text + (f", {progress.retries} timed again" if progress.retries else "")

@@ -1,0 +1,248 @@
+"""A collection run: hands tasks to worker processes, and outlives whatever happens to them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import tempfile
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from pebble import ProcessExpired, ProcessPool
+
+from selector.collect import worker
+from selector.collect.host import describe_host
+from selector.collect.protocol import Rules
+from selector.collect.record import Measurement
+from selector.collect.runner import About, failed
+from selector.collect.worker import Task, WorkerSettings
+from selector.threads import host_cores
+
+_TASKS_OF_A_PROCESS = 1000  # then it is replaced, so that what leaks in it is returned
+EventKind = Literal["started", "row", "retry", "error", "finished"]
+
+
+class CollectionStopped(RuntimeError):
+    """The worker processes do not answer any more; what was measured is stored."""
+
+
+class Sink(Protocol):
+    """Where finished rows go: ``selector.collect.store.Store``."""
+
+    def add(self, measurement: Measurement) -> None:
+        """Keep a row; it is durable when this returns."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a run is carried out."""
+
+    rules: Rules = field(default_factory=Rules)
+    workers: int | None = None  # processes; None: one for each CPU
+    attempts: int = 3  # to time a pair before its row is marked "noisy"
+    stage_seconds: float = 60.0  # longest time that building a pair may take, and timing it
+    memory_bytes: int = 4 << 30  # of a worker, on top of what TVM itself needs
+    debug: bool = False
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands."""
+
+    total: int  # tasks
+    done: int = 0  # rows stored, whatever their status
+    noisy: int = 0  # of those, with status "noisy"
+    errors: int = 0  # of those, with status "error"
+    retries: int = 0
+    int8_wins: dict[str, tuple[int, int]] = field(default_factory=dict)  # kind -> pairs where int8 is faster, pairs
+    started: float = field(default_factory=time.monotonic)
+    interrupted: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Since the start of the run."""
+        return time.monotonic() - self.started
+
+    @property
+    def rows_per_minute(self) -> float:
+        """Of the run so far, its start-up included."""
+        return 60 * self.done / max(self.seconds, 1e-9)
+
+    @property
+    def remaining_seconds(self) -> float | None:
+        """At the rate so far; None before the first row."""
+        return (self.total - self.done) * self.seconds / self.done if self.done else None
+
+    def count(self, row: Measurement) -> None:
+        """Take a finished row into account."""
+        self.done += 1
+        self.noisy += row.status == "noisy"
+        self.errors += row.status == "error"
+        if row.log2_ratio is not None:
+            wins, pairs = self.int8_wins.get(row.workload.kind, (0, 0))
+            self.int8_wins[row.workload.kind] = (wins + (row.log2_ratio > 0), pairs + 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "total": self.total,
+            "done": self.done,
+            "noisy": self.noisy,
+            "errors": self.errors,
+            "retries": self.retries,
+            "seconds": round(self.seconds, 3),
+            "rows_per_minute": round(self.rows_per_minute, 1),
+            "remaining_seconds": self.remaining_seconds,
+            "int8_wins": {kind: {"int8": wins, "pairs": pairs} for kind, (wins, pairs) in self.int8_wins.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened in a run."""
+
+    kind: EventKind
+    progress: Progress
+    row: Measurement | None = None  # of "row", "retry" and "error"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        if self.row is None:
+            more: dict[str, Any] = self.progress.to_dict()
+            if self.kind == "finished":
+                more["interrupted"] = self.progress.interrupted
+        else:
+            more = {"done": self.progress.done, "total": self.progress.total} | _row_dict(self.row)
+        return {"event": self.kind} | more
+
+
+def collect(
+    tasks: Iterable[Task],
+    sink: Sink,
+    settings: Settings | None = None,
+    listen: Callable[[Event], None] = lambda _: None,
+    *,
+    measure: Callable[[Task], Measurement] = worker.measure_task,
+) -> Progress:
+    """Measure all tasks in worker processes; every one becomes a row of ``sink``.
+
+    A pair that is too noisy is put back and timed again later.  A worker that crashes, hangs or is killed costs its
+    task a row with status "error".  KeyboardInterrupt ends the run early: ``interrupted`` is set in the result.
+
+    Raises what ``sink.add`` raises, and CollectionStopped.
+    """
+    settings = settings or Settings()
+    waiting = deque(tasks)
+    progress = Progress(len(waiting))
+    listen(Event("started", progress))
+    with tempfile.TemporaryDirectory(prefix="selector-collect-") as folder:
+        try:
+            _Run(waiting, sink, settings, listen, measure, progress, Path(folder)).work()
+        except KeyboardInterrupt:
+            progress.interrupted = True
+    listen(Event("finished", progress))
+    return progress
+
+
+class _Run:
+    def __init__(
+        self,
+        waiting: deque[Task],
+        sink: Sink,
+        settings: Settings,
+        listen: Callable[[Event], None],
+        measure: Callable[[Task], Measurement],
+        progress: Progress,
+        folder: Path,
+    ) -> None:
+        self._waiting = waiting
+        self._sink = sink
+        self._settings = settings
+        self._listen = listen
+        self._measure = measure
+        self._progress = progress
+        self._run = uuid.uuid4().hex[:12]
+        self._workers = settings.workers or host_cores()
+        # Deadlines inside the worker come first: this is for what they do not cover, the queue for the gates included.
+        self._patience = 2 * (self._workers + 1) * settings.stage_seconds
+        self._worker_settings = WorkerSettings(
+            folder, settings.rules, self._run, settings.stage_seconds, settings.memory_bytes, settings.debug
+        )
+
+    def work(self) -> None:
+        """Until nothing is left to do."""
+        pool = ProcessPool(
+            max_workers=min(self._workers, max(1, len(self._waiting))),
+            max_tasks=_TASKS_OF_A_PROCESS,
+            initializer=worker.start,
+            initargs=(self._worker_settings,),
+            context=multiprocessing.get_context("spawn"),
+        )
+        running: dict[Future[Measurement], Task] = {}
+        try:
+            while self._waiting or running:
+                while self._waiting and len(running) < 2 * self._workers:
+                    task = self._waiting.popleft()
+                    running[pool.schedule(self._measure, args=(task,), timeout=self._patience)] = task
+                done, _ = wait(running, timeout=2 * self._patience, return_when=FIRST_COMPLETED)
+                if not done:
+                    raise CollectionStopped(f"no worker answered for {2 * self._patience:.0f} s")
+                for future in done:
+                    self._finish(running.pop(future), future)
+        finally:
+            pool.stop()
+            pool.join()
+
+    def _finish(self, task: Task, future: Future[Measurement]) -> None:
+        row = self._row(task, future)
+        if row.status == "noisy" and task.attempt < self._settings.attempts:
+            self._progress.retries += 1
+            self._waiting.append(replace(task, attempt=task.attempt + 1))
+            self._listen(Event("retry", self._progress, row))
+            return
+        self._sink.add(row)
+        self._progress.count(row)
+        self._listen(Event("error" if row.status == "error" else "row", self._progress, row))
+
+    def _row(self, task: Task, future: Future[Measurement]) -> Measurement:
+        try:
+            return future.result()
+        except ProcessExpired as error:
+            reason = self._death(error.exitcode)
+        except TimeoutError:
+            reason = f"no answer for {self._patience:.0f} s"
+        about = About(task.networks, task.attempt, self._run)
+        return failed(task.workload, task.target_name, describe_host(), reason, about)
+
+    def _death(self, exitcode: int) -> str:
+        if exitcode == -signal.SIGALRM:
+            return f"building or timing took longer than {self._settings.stage_seconds:g} s"
+        if exitcode < 0:
+            return f"the process was killed by {signal.Signals(-exitcode).name}"
+        return f"the process ended with exit code {exitcode}"
+
+
+def _row_dict(row: Measurement) -> dict[str, Any]:
+    return {
+        "key": row.key,
+        "target": row.target,
+        "shape": row.workload.describe(),
+        "kind": row.workload.kind,
+        "threads": row.workload.threads,
+        "status": row.status,
+        "log2_ratio": row.log2_ratio,
+        "log2_low": row.log2_low,
+        "log2_high": row.log2_high,
+        "attempts": row.attempts,
+        "seconds": round(row.seconds, 3),
+        "error": row.error,
+        "int8_us": row.int8 and row.int8.median_us,
+        "int16_us": row.int16 and row.int16.median_us,
+    }

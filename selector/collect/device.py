@@ -1,0 +1,159 @@
+"""What kernels are timed on: a protocol, and this machine."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
+
+import numpy as np
+import tvm
+import tvm_ffi
+
+from selector.collect.gates import Gates
+from selector.collect.host import describe_host
+from selector.collect.protocol import TimedKernel
+from selector.collect.record import Host
+from selector.lowering import Kernel, dot
+from selector.lowering.peak import peak_function, peak_macs
+from selector.lowering.pipeline import NAME as PIPELINE
+from selector.lowering.pipeline import compile_kernel
+from selector.target import TargetProfile, profile
+from selector.threads import use_threads
+from selector.workload import ConvWorkload
+
+_REFERENCE_MACS = 20_000_000  # of one call of the reference kernel: around 0.3 ms
+_FLUSH = "selector.collect.flush_caches"  # global function, run by TVM's evaluator before each timed call
+_LARGEST_FLUSH_BYTES = 256 << 20
+
+
+class Device(Protocol):
+    """Somewhere kernels can be timed; one process uses it."""
+
+    @property
+    def host(self) -> Host:
+        """What is written into the rows."""
+        ...
+
+    def building(self) -> AbstractContextManager[None]:
+        """Held while kernels are built."""
+        ...
+
+    def timing(self, threads: int) -> AbstractContextManager[None]:
+        """Held while kernels that run on so many threads are timed."""
+        ...
+
+    def load(self, kernel: Kernel, workload: ConvWorkload, target: TargetProfile, data: np.ndarray) -> TimedKernel:
+        """Compile a kernel and bring it, its constants and the data (N, H, W, C) to where they are timed."""
+        ...
+
+    def reference(self) -> TimedKernel:
+        """A fixed kernel of around 0.3 ms that touches registers only: shows whether the clock or the load changed."""
+        ...
+
+
+class LocalDevice:
+    """This machine, in this process.
+
+    ``gates`` keep other processes off while something is timed (None: there are none).  One-thread kernels are built
+    and timed on ``core`` (None: wherever the scheduler puts them).
+    """
+
+    def __init__(self, gates: Gates | None = None, core: int | None = None) -> None:
+        self._gates = gates
+        self._core = core
+
+    @property
+    def host(self) -> Host:
+        """What is written into the rows."""
+        return describe_host()
+
+    @contextmanager
+    def building(self) -> Iterator[None]:
+        """Held while kernels are built."""
+        with self._gates.building() if self._gates else nullcontext(), _pinned(self._core):
+            yield
+
+    @contextmanager
+    def timing(self, threads: int) -> Iterator[None]:
+        """Held while kernels that run on so many threads are timed."""
+        with self._gates.timing(threads) if self._gates else nullcontext():
+            if threads == 1:
+                with _pinned(self._core):
+                    yield
+            else:  # not pinned: the threads of TVM's pool inherit the affinity of the one that starts it
+                use_threads(threads)
+                yield
+
+    def load(self, kernel: Kernel, workload: ConvWorkload, target: TargetProfile, data: np.ndarray) -> TimedKernel:
+        """Compile a kernel and bring it, its constants and the data (N, H, W, C) to where they are timed."""
+        module = compile_kernel(kernel, target.tvm_target()).jit()
+        size = workload.batch * workload.out_height * workload.out_width * workload.out_channels
+        inputs = [tvm.runtime.tensor(array.reshape(-1)) for array in (data, *kernel.constants)]
+        return _LocalKernel(module, kernel.name, [*inputs, tvm.runtime.empty((size,), workload.out_dtype)])
+
+    def reference(self) -> TimedKernel:
+        """A fixed kernel of around 0.3 ms that touches registers only: shows whether the clock or the load changed."""
+        return _reference()
+
+
+class _LocalKernel:
+    """Timed by TVM's evaluator, whose loop adds next to nothing to a call."""
+
+    def __init__(self, module: tvm.runtime.Module, name: str, arguments: list[tvm.runtime.Tensor]) -> None:
+        self._evaluator = functools.partial(module.time_evaluator, name, tvm.cpu(), repeat=1)
+        self._arguments = arguments
+        self._warm: dict[int, Callable[..., Any]] = {}
+        self._cold: Callable[..., Any] | None = None
+
+    def warm(self, calls: int) -> float:
+        """Microseconds of one call: mean of ``calls`` calls that follow an untimed one."""
+        if calls not in self._warm:
+            self._warm[calls] = self._evaluator(number=calls)
+        return self._warm[calls](*self._arguments).mean * 1e6
+
+    def cold(self) -> float:
+        """Microseconds of one call after the caches were emptied."""
+        if self._cold is None:
+            _flush_buffer()
+            self._cold = self._evaluator(number=1, f_preproc=_FLUSH)
+        return self._cold(*self._arguments).mean * 1e6
+
+
+@functools.cache
+def _reference() -> _LocalKernel:
+    target = profile("native")
+    row = dot.candidates(target, "int16")[0]
+    func = peak_function(row, _REFERENCE_MACS // peak_macs(row, 1))
+    name = str(func.attrs["global_symbol"])
+    module = tvm.compile(tvm.IRModule({name: func}), target=target.tvm_target(), tir_pipeline=PIPELINE).jit()
+    return _LocalKernel(module, name, [tvm.runtime.tensor(np.arange(64, dtype=np.int32))])
+
+
+@functools.cache
+def _flush_buffer() -> np.ndarray:
+    """More memory than the caches hold."""
+    here = profile("native")
+    size = min(3 * max(here.l3_bytes, 4 * here.l2_bytes) // 2, _LARGEST_FLUSH_BYTES)
+    return np.ones(size // 8, np.int64)
+
+
+@tvm_ffi.register_global_func(_FLUSH, override=True)
+def _flush_caches(*_arguments: object) -> None:
+    _flush_buffer().sum()
+
+
+@contextmanager
+def _pinned(core: int | None) -> Iterator[None]:
+    """Keep the calling thread on one core, where the operating system can."""
+    if core is None or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

@@ -1,0 +1,126 @@
+"""What runs in the processes of a collection: measuring one task after another, and dying alone."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import resource
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from selector.collect.device import LocalDevice
+from selector.collect.gates import Gates
+from selector.collect.protocol import Rules
+from selector.collect.record import Measurement
+from selector.collect.runner import About, failed, measure
+from selector.target import TargetLike, profile
+from selector.threads import host_cores, share_process
+from selector.workload import ConvWorkload
+
+_PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One workload to measure on one target."""
+
+    workload: ConvWorkload
+    target: TargetLike  # as tvm takes it
+    target_name: str  # as it is written into the row
+    networks: tuple[str, ...] = ()
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What is the same for all tasks of a run."""
+
+    folder: Path  # of the locks
+    rules: Rules
+    run: str  # identifies the run
+    stage_seconds: float = 60.0  # longest time that building a pair may take, and timing it
+    memory_bytes: int = 4 << 30  # on top of what TVM itself needs
+    debug: bool = False  # let what native code prints through
+
+
+_state: tuple[LocalDevice, WorkerSettings] | None = None
+_held: list[IO[bytes]] = []  # files whose locks last as long as the process
+
+
+def start(settings: WorkerSettings) -> None:
+    """Prepare this process: a core of its own, limits, silence."""
+    global _state
+    _die_with_parent()
+    if not settings.debug:
+        _silence()
+    share_process(host_cores())
+    device = LocalDevice(Gates(settings.folder, settings.stage_seconds), _claim_core(settings.folder))
+    device.reference()
+    _limit_memory(settings.memory_bytes)
+    _state = device, settings
+
+
+def measure_task(task: Task) -> Measurement:
+    """Measure one task; what it raises becomes a row with status "error"."""
+    if _state is None:
+        raise RuntimeError("start() has to run first in a worker process")
+    device, settings = _state
+    name, about = task.target_name, About(task.networks, task.attempt, settings.run)
+    try:
+        return measure(task.workload, profile(task.target), device, target_name=name, rules=settings.rules, about=about)
+    except Exception as error:
+        return failed(task.workload, name, device.host, describe_error(error), about)
+
+
+def describe_error(error: BaseException) -> str:
+    """One line: the type, and the last line of the message, where TVM says what happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
+
+
+def _claim_core(folder: Path) -> int | None:
+    """A CPU that no other live worker has; None if there are more workers than CPUs, or none can be chosen."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    for core in sorted(os.sched_getaffinity(0)):
+        file = (folder / f"core-{core}.lock").open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+        else:
+            _held.append(file)
+            return core
+    return None
+
+
+def _limit_memory(extra: int) -> None:
+    """Make allocations fail that would take much more than this process has now; and leave no core dumps."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:  # not Linux
+        return
+    limit = pages * resource.getpagesize() + extra
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def _die_with_parent() -> None:
+    """A supervisor that is killed leaves no workers behind."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def _silence() -> None:
+    """Native code prints stack traces when it crashes, in the middle of the supervisor's output."""
+    sink = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(sink, descriptor)
+    os.close(sink)

@@ -9,19 +9,20 @@ from typer.core import TyperGroup
 
 from selector.cli.bench import bench
 from selector.cli.bench_kernels import bench_kernels
+from selector.cli.collect import collect
 from selector.cli.compile import compile_network
 from selector.cli.explain import explain
 from selector.cli.run import run
 from selector.cli.targets import calibrate, describe, list_targets, show
 
 
-class _Bench(TyperGroup):
-    """``bench net.onnx`` is short for ``bench network net.onnx``."""
+class _WithDefault(TyperGroup):
+    """``bench net.onnx`` is short for ``bench network net.onnx``: arguments that name no command go to the first."""
 
     # the context is of typer's own copy of click, or of the public one in older versions
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or args[0] not in (*self.commands, *ctx.help_option_names):
-            args = ["network", *args]
+            args = [next(iter(self.commands)), *args]
         return super().parse_args(ctx, args)
 
 
@@ -34,10 +35,13 @@ app = typer.Typer(
 app.command("compile")(compile_network)
 app.command("run")(run)
 app.command("explain")(explain)
-bench_app = typer.Typer(cls=_Bench, help="Time a network, or the kernels of single convolutions, in turns with peers.")
+bench_app = typer.Typer(cls=_WithDefault, help="Time a network, or the kernels of single convolutions, in turns with peers.")
 bench_app.command("network")(bench)
 bench_app.command("kernels")(bench_kernels)
 app.add_typer(bench_app, name="bench")
+collect_app = typer.Typer(cls=_WithDefault, help="Time both lowerings of many convolutions, into a dataset.")
+collect_app.command("run")(collect)
+app.add_typer(collect_app, name="collect")
 targets_app = typer.Typer(help="What is known about CPUs: list and show profiles, measure or model them.")
 targets_app.command("list")(list_targets)
 targets_app.command("show")(show)

@@ -138,3 +138,4 @@ SCHEMA = pa.schema(
         *(pa.field(name, dtype, nullable=False) for name, (dtype, _) in _DERIVED.items()),
     ]
 )
+FACTS = [field.name for field in SCHEMA if field.type != pa.list_(pa.float32())]  # every column but the timings

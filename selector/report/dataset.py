@@ -1,0 +1,146 @@
+"""What a dataset of measurements says about the choice of a lowering: numbers and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from selector.collect.parts import target_folder
+from selector.collect.record import DatasetError
+from selector.collect.store import latest
+from selector.collect.table import workload
+from selector.collect.validate import target_profile
+from selector.learn.metrics import score
+from selector.policy import resolve
+from selector.report.roofline import require_matplotlib
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+POLICIES = ("int8", "int16", "rule")
+KINDS = ("first", "1x1", "dense", "grouped", "depthwise")
+
+_SHOWN_LOG2 = 2.0  # ratios beyond are drawn at the edge
+_PANEL = 3.6  # inches
+
+
+def wins(frame: pl.DataFrame) -> pl.DataFrame:
+    """How often each lowering is the faster one and by how much, by target and kind, from the latest good rows.
+
+    Columns: ``workloads``; ``int8_wins``, a share; ``<lowering>_gain`` and ``<lowering>_gain_p90``, median and P90 of
+    the time of the other lowering over its own where it wins (null: it never does).
+    """
+    ratio = pl.col("log2_ratio")
+    gains = [
+        aggregate(2 ** ratio.filter(won).abs()).alias(f"{lowering}_gain{suffix}")
+        for lowering, won in (("int8", ratio > 0), ("int16", ratio < 0))
+        for suffix, aggregate in (("", pl.Expr.median), ("_p90", lambda values: values.quantile(0.9, "linear")))
+    ]
+    grouped = latest(frame).group_by("target", "kind")
+    return grouped.agg(pl.len().alias("workloads"), (ratio > 0).mean().alias("int8_wins"), *gains).sort(
+        "target", "kind"
+    )
+
+
+def policy_losses(frame: pl.DataFrame) -> pl.DataFrame:
+    """What the policies of POLICIES lose against the oracle, by target, from the latest good rows.
+
+    Columns: ``target``, ``policy``, and those of ``selector.learn.metrics.Score``.
+    """
+    losses: list[dict[str, Any]] = []
+    for (target,), rows in sorted(latest(frame).partition_by("target", as_dict=True).items()):
+        described = target_profile(target)
+        workloads = [workload(row) for row in rows.iter_rows(named=True)]
+        for name in POLICIES:
+            policy = resolve(name)
+            int16 = np.array([policy.decide(work, described).lowering == "int16" for work in workloads])
+            losses.append({"target": target, "policy": name, **score(rows["log2_ratio"].to_numpy(), int16).to_dict()})
+    return pl.DataFrame(losses)
+
+
+def plots(frame: pl.DataFrame, folder: Path) -> list[Path]:
+    """Draw the latest good rows as PNGs: which lowering wins where on each target, ratios, and widths of intervals.
+
+    Raises PlotUnavailable without matplotlib, DatasetError where there is no good row.
+    """
+    require_matplotlib()
+    good = latest(frame)
+    if good.is_empty():
+        raise DatasetError("no good row to draw: every row failed, stayed noisy or was emulated")
+    good = good.with_columns((pl.col("log2_high") - pl.col("log2_low")).alias("width"))
+    by_target = {str(target): rows for (target,), rows in sorted(good.partition_by("target", as_dict=True).items())}
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = {"log2-ratio": _histograms(by_target, "log2_ratio"), "interval-width": _histograms(by_target, "width")}
+    for target, rows in by_target.items():
+        drawn[f"wins-{target_folder(target).removeprefix('target=')}"] = _winners(target, rows)
+    return [_save(figure, folder / f"{name}.png") for name, figure in drawn.items()]
+
+
+def _winners(target: str, rows: pl.DataFrame) -> Figure:
+    """Ratio over channels and pixels, a panel for each kind."""
+    kinds = [kind for kind in KINDS if kind in rows["kind"]]
+    figure = _figure(len(kinds) * _PANEL + 1, _PANEL + 0.6)
+    panels = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
+    for axes, kind in zip(panels, kinds, strict=True):
+        chosen = rows.filter(pl.col("kind") == kind)
+        works = [workload(row) for row in chosen.iter_rows(named=True)]
+        points = axes.scatter(
+            [(work.in_channels * work.out_channels) ** 0.5 for work in works],
+            [work.batch * work.out_height * work.out_width for work in works],
+            c=chosen["log2_ratio"].to_numpy(),
+            cmap="PuOr",
+            vmin=-1,
+            vmax=1,
+            s=16,
+            edgecolor="0.6",
+            linewidth=0.3,
+        )
+        axes.set(xscale="log", yscale="log", title=f"{kind} ({len(works)})", xlabel="channels, √(in · out)")
+    panels[0].set_ylabel("pixels of the output")
+    figure.colorbar(points, ax=list(panels), label="log2(t_int16 / t_int8); above 0: int8 wins", extend="both")
+    figure.suptitle(target)
+    return figure
+
+
+_LABELS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
+    "log2_ratio": (
+        "log2(t_int16 / t_int8); above 0: int8 wins",
+        lambda values: np.clip(values, -_SHOWN_LOG2, _SHOWN_LOG2),
+    ),
+    "width": ("width of the 95 % interval of the log2 ratio", lambda values: np.minimum(values, _SHOWN_LOG2 / 10)),
+}
+
+
+def _histograms(by_target: dict[str, pl.DataFrame], column: str) -> Figure:
+    """One histogram for each target, on common bins."""
+    label, clip = _LABELS[column]
+    values = {target: clip(rows[column].to_numpy()) for target, rows in by_target.items()}
+    bins = np.histogram_bin_edges(np.concatenate(list(values.values())), 60)
+    figure = _figure(8, 1.2 + 1.8 * len(values))
+    panels = figure.subplots(len(values), squeeze=False, sharex=True)[:, 0]
+    for axes, (target, shown) in zip(panels, values.items(), strict=True):
+        axes.hist(shown, bins, color="C0")
+        axes.axvline(float(np.median(shown)), color="black", linewidth=1, label=f"median {np.median(shown):.3f}")
+        axes.set(title=f"{target} ({len(shown)})", ylabel="workloads")
+        axes.legend(fontsize="small")
+    panels[-1].set_xlabel(label)
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    temporary = path.with_name(f".{path.name}.tmp")
+    figure.savefig(temporary, dpi=150, format="png")
+    return temporary.replace(path)

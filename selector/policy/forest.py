@@ -1,0 +1,220 @@
+"""Boosted trees in LightGBM's text format, evaluated with numpy.
+
+Why not lightgbm itself: it would be the only reason to install it with the compiler, and importing it takes longer than
+compiling a small network.  An ensemble is evaluated at once, all samples and trees side by side, one level of the trees
+after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_CATEGORICAL, _DEFAULT_LEFT = 1, 2  # bits of decision_type; the two above them say which values are missing
+_MISSING_ZERO, _MISSING_NAN = 1, 2
+_ZERO = float(np.float32(1e-35))  # LightGBM takes smaller values for zero
+
+
+class ForestError(ValueError):
+    """The text is no model that can be evaluated; the message says where and why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Forest:
+    """One or more boosters over the same features, their nodes one after the other.
+
+    A tree's inner nodes come first, then its leaves, which are their own children.
+    """
+
+    feature_names: tuple[str, ...]
+    members: tuple[int, ...]  # trees of each booster
+    roots: np.ndarray  # (trees,) int32
+    feature: np.ndarray  # (nodes,) int32; 0 at leaves
+    threshold: np.ndarray  # (nodes,) float64: at most this goes left
+    children: np.ndarray  # (2 * nodes,) int32: left and right of each node
+    decision: np.ndarray  # (nodes,) int8, as in the text
+    value: np.ndarray  # (nodes,) float64: prediction of a leaf, mean under an inner node
+
+    @classmethod
+    def parse(cls, texts: Sequence[str]) -> Forest:
+        """The boosters as ``Booster.model_to_string`` writes them.
+
+        Raises ForestError for text that is damaged, or a model that is more than a sum of trees with numerical splits.
+        """
+        if not texts:
+            raise ForestError("an ensemble needs at least one model, got none")
+        boosters = [_split(text) for text in texts]
+        names = boosters[0][0]
+        for number, (other, _) in enumerate(boosters):
+            if other != names:
+                raise ForestError(f"model {number} has other features than model 0")
+        return _assemble(names, [trees for _, trees in boosters])
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Raw scores (members, samples) float64 of features (samples, features); sums run in LightGBM's order."""
+        values = self.value[self._walk(_checked(x, self)).reshape(len(self.roots), len(x))]
+        ends = np.cumsum(self.members)
+        return np.stack(
+            [np.cumsum(values[end - count : end], axis=0)[-1] for end, count in zip(ends, self.members, strict=True)]
+        )
+
+    def contributions(self, x: np.ndarray) -> np.ndarray:
+        """What each feature changed along the decision paths, (samples, features) float64, mean over the members.
+
+        Each split is credited with the difference of the means on both of its ends (Saabas), so that a row adds up to
+        the prediction less ``bias``.
+        """
+        x = _checked(x, self)
+        changes = np.zeros(x.size)
+        self._walk(x, changes)
+        return changes.reshape(x.shape) / len(self.members)
+
+    @property
+    def bias(self) -> float:
+        """Prediction before any feature is looked at, mean over the members."""
+        return float(self.value[self.roots].sum() / len(self.members))
+
+    def used(self) -> frozenset[int]:
+        """Indices of the features that some split looks at: others cannot change a prediction."""
+        inner = self.children[::2] != np.arange(len(self.feature))
+        return frozenset(map(int, np.unique(self.feature[inner])))
+
+    def _walk(self, x: np.ndarray, changes: np.ndarray | None = None) -> np.ndarray:
+        """Leaves (trees * samples,) that the samples end in; ``changes`` (samples * features) gets what splits add."""
+        samples, width = x.shape
+        flat = x.reshape(-1)
+        plain = not (np.isnan(flat).any() or (self.decision & (_MISSING_ZERO << 2)).any())
+        node = np.repeat(self.roots, samples)
+        start = np.tile(np.arange(samples, dtype=np.int32) * np.int32(width), len(self.roots))
+        ends = np.empty_like(node)
+        place = np.arange(len(node), dtype=np.int32)
+        while len(node):
+            where = start + self.feature.take(node)
+            value = flat.take(where)
+            right = ~(value <= self.threshold.take(node)) if plain else self._goes_right(value, node)
+            following = self.children.take(2 * node + right)
+            if changes is not None:
+                change = self.value.take(following) - self.value.take(node)
+                changes += np.bincount(where, change, minlength=len(changes))
+            inner = following != node
+            if not inner.all():
+                ends[place[~inner]] = node[~inner]
+                following, start, place = following[inner], start[inner], place[inner]
+            node = following
+        return ends
+
+    def _goes_right(self, value: np.ndarray, node: np.ndarray) -> np.ndarray:
+        """The decisions where values may be missing."""
+        decision = self.decision.take(node)
+        missing = decision >> 2
+        nan = np.isnan(value)
+        value = np.where(nan & (missing != _MISSING_NAN), 0.0, value)
+        default = np.where(missing == _MISSING_ZERO, np.abs(value) <= _ZERO, nan & (missing == _MISSING_NAN))
+        return np.where(default, (decision & _DEFAULT_LEFT) == 0, ~(value <= self.threshold.take(node)))
+
+
+def _checked(x: np.ndarray, forest: Forest) -> np.ndarray:
+    if x.ndim != 2 or x.shape[1] != len(forest.feature_names):
+        raise ValueError(f"features must be (samples, {len(forest.feature_names)}), got {x.shape}")
+    return np.ascontiguousarray(x, np.float64)
+
+
+_Fields = dict[str, str]
+
+
+def _split(text: str) -> tuple[tuple[str, ...], list[_Fields]]:
+    """Feature names and the lines of each tree, as name and value."""
+    body, end, _ = text.partition("\nend of trees")
+    header, *trees = body.split("\nTree=")
+    if not header.startswith("tree\n") or not end:
+        raise ForestError("not a LightGBM text model, or its end is missing")
+    fields = _fields(header)
+    if "average_output" in header.split("\n"):
+        raise ForestError("a random forest averages its trees, and only sums are evaluated")
+    if fields.get("num_tree_per_iteration") != "1":
+        raise ForestError(f"one tree an iteration is evaluated, got {fields.get('num_tree_per_iteration')}")
+    names = tuple(fields.get("feature_names", "").split())
+    if not names or str(len(names) - 1) != fields.get("max_feature_idx"):
+        raise ForestError(f"{len(names)} feature names for a max_feature_idx of {fields.get('max_feature_idx')}")
+    if not trees or len(trees) != len(fields.get("tree_sizes", "").split()):
+        raise ForestError(f"{len(trees)} trees where the header has {len(fields.get('tree_sizes', '').split())}")
+    return names, [_fields(tree) for tree in trees]
+
+
+def _fields(block: str) -> _Fields:
+    return dict(line.split("=", 1) for line in block.split("\n") if "=" in line)
+
+
+def _assemble(names: tuple[str, ...], boosters: list[list[_Fields]]) -> Forest:
+    """The arrays of all trees at once: tree by tree it would take several times as long."""
+    trees = [tree for booster in boosters for tree in booster]
+    for number, tree in enumerate(trees):
+        if tree.get("num_cat") != "0":
+            raise ForestError(f"tree {number} has categorical splits: train on numerical features")
+        if tree.get("is_linear", "0") != "0":
+            raise ForestError(f"tree {number} has linear models in its leaves")
+    leaves = _numbers(trees, "num_leaves", np.ones(len(trees), int), int)
+    if leaves.min() < 1:
+        raise ForestError(f"a tree has {leaves.min()} leaves")
+    inner = leaves - 1
+    starts = np.cumsum([0, *(inner + leaves)])
+    node, tree, place = _positions(starts[:-1], inner)
+    leaf, _, _ = _positions(starts[:-1] + inner, leaves)
+    split, decision = (_numbers(trees, name, inner, int) for name in ("split_feature", "decision_type"))
+    _require((split >= 0) & (split < len(names)), tree, f"splits on a feature that is none of {len(names)}")
+    _require((decision & ~11) == 0, tree, "has splits of an unknown kind")
+    _require((decision & _CATEGORICAL) == 0, tree, "has categorical splits: train on numerical features")
+    feature, threshold, value = np.zeros(starts[-1], np.int32), np.zeros(starts[-1]), np.zeros(starts[-1])
+    children, decisions = np.zeros((starts[-1], 2), np.int32), np.zeros(starts[-1], np.int8)
+    for side, name in enumerate(("left_child", "right_child")):
+        child = _numbers(trees, name, inner, int)  # leaf n is -1 - n
+        known = (child >= -leaves[tree]) & (child < inner[tree]) & ((child < 0) | (child > place))
+        _require(known, tree, "has nodes that do not form a tree")
+        children[node, side] = starts[tree] + np.where(child < 0, inner[tree] - 1 - child, child)
+    met = np.bincount(children[node].reshape(-1), minlength=starts[-1])
+    met[starts[:-1]] += 1
+    if (met != 1).any():
+        raise ForestError("the nodes do not form trees")
+    feature[node], threshold[node], decisions[node] = split, _numbers(trees, "threshold", inner, float), decision
+    value[node] = _numbers(trees, "internal_value", inner, float)
+    value[leaf] = _numbers(trees, "leaf_value", leaves, float)
+    children[leaf] = leaf[:, None]
+    members = tuple(map(len, boosters))
+    return Forest(
+        names, members, starts[:-1].astype(np.int32), feature, threshold, children.reshape(-1), decisions, value
+    )
+
+
+def _positions(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For runs of ``counts`` nodes at ``starts``: index of each node, its tree, its place in the run."""
+    tree = np.repeat(np.arange(len(counts)), counts)
+    place = np.arange(len(tree)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return starts[tree] + place, tree, place
+
+
+def _numbers(trees: list[_Fields], name: str, counts: np.ndarray, dtype: type) -> np.ndarray:
+    """The numbers of one line of every tree, ``counts`` each.
+
+    Raises ForestError where there are more or fewer, or where one is not finite.  Thresholds need not be: such splits
+    tell missing values from all others.
+    """
+    words: list[str] = []
+    for number, (tree, count) in enumerate(zip(trees, counts.tolist(), strict=True)):
+        found = tree.get(name, "").split()
+        if len(found) != count:
+            raise ForestError(f"tree {number}: {name} needs {count} numbers, got {len(found)}")
+        words += found
+    try:
+        numbers = np.array(list(map(dtype, words)), np.float64 if dtype is float else np.int64)
+    except (ValueError, OverflowError):
+        raise ForestError(f"{name} holds what is no number") from None
+    if name != "threshold" and not np.isfinite(numbers).all():
+        raise ForestError(f"{name} holds a number that is not finite")
+    return numbers
+
+
+def _require(holds: np.ndarray, tree: np.ndarray, problem: str) -> None:
+    if not holds.all():
+        raise ForestError(f"tree {tree[np.argmin(holds)]} {problem}")

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from selector.collect.formats import DATA_ZERO_POINTS, DTYPES, RANGES
 from selector.graph.frontend import load
 from selector.graph.legalize import Session, qnn_calls
 from selector.graph.op import describe
@@ -26,21 +27,7 @@ from selector.workload import ConvConstants, ConvWorkload, Requantize, Unsupport
 
 Weights = Literal["network", "7bit", "full"]
 WEIGHTS: tuple[Weights, ...] = get_args(Weights)
-DTYPES: dict[str, tuple[Literal["uint8", "int8"], Literal["uint8", "int8"]]] = {  # name -> (data, weights)
-    "u8s8": ("uint8", "int8"),
-    "s8s8": ("int8", "int8"),
-    "u8u8": ("uint8", "uint8"),
-    "s8u8": ("int8", "uint8"),
-}
-# (weights, dtype) -> lowest weight, highest weight, zero point, as quantizers choose them; the zero point of
-# full-range uint8 weights is off the middle, so that weights less zero point do not fit int8
-_RANGES: dict[tuple[Weights, str], tuple[int, int, int]] = {
-    ("7bit", "int8"): (-64, 63, 0),
-    ("7bit", "uint8"): (0, 127, 64),
-    ("full", "int8"): (-127, 127, 0),
-    ("full", "uint8"): (0, 255, 124),
-}
-_DATA_ZERO_POINTS = {"uint8": 119, "int8": -9}
+_DATA_ZERO_POINTS: dict[str, int] = {dtype: points["asymmetric"] for dtype, points in DATA_ZERO_POINTS.items()}
 _TUPLES = {"stride": 2, "padding": 4, "dilation": 2}
 
 
@@ -128,7 +115,8 @@ def with_random_weights(case: KernelCase, weights: Weights, seed: int = 0) -> Ke
     """The same convolution with uniformly random weights; outputs spread over the whole range of their dtype."""
     work = case.workload
     rng = np.random.default_rng(seed)
-    low, high, zero_point = _RANGES[weights, work.weight_dtype]
+    weight_range = RANGES[work.weight_dtype][weights]
+    low, high, zero_point = weight_range.lowest, weight_range.highest, weight_range.zero_point
     shape = (work.out_channels, work.kernel_height, work.kernel_width, work.group_in_channels)
     weight = rng.integers(low, high + 1, shape).astype(work.weight_dtype)
     zero_points = np.full(work.out_channels, zero_point, np.int32)

@@ -76,13 +76,13 @@ def load_architecture(path: Path) -> Architecture:
         macs = values["published_macs"]
         if macs is not None and not _is_count(macs):
             raise ValueError(f"published_macs must be a positive integer or null, got {macs!r}")
+        if not isinstance(values["layers"], list) or not values["layers"]:
+            raise ValueError("layers must be a list of at least one layer")
         layers = tuple(_layer(number, layer) for number, layer in enumerate(values["layers"], start=1))
-        if not layers:
-            raise ValueError("layers must not be empty")
         for name in ("name", "source"):
             if not isinstance(values[name], str) or not values[name]:
                 raise ValueError(f"{name} must be a text, got {values[name]!r}")
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise ArchitectureError(f"{path}: {error}") from None
     return Architecture(values["name"], values["source"], macs, layers)
 

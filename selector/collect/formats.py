@@ -1,8 +1,9 @@
 """Number formats of quantized convolutions: the dtypes, zero points and weight ranges that quantizers produce.
 
-A kernel depends on its weights only through the limits that prove an instruction or a scheme exact, so two workloads
-whose bounds fall on the same side of every limit compile to the same code.  ``canonical`` gives such workloads equal
-bounds; what is collected is canonical, so that one convolution met in two networks is measured once.
+The code of a kernel depends on its weights only through the limits that prove an instruction or a scheme exact: two
+workloads whose bounds fall on the same side of every limit get the same kernel, constants aside.  ``canonical`` gives
+such workloads equal bounds.  What is collected is canonical, so that one convolution met in two networks is measured
+once.
 """
 
 from __future__ import annotations
@@ -67,11 +68,11 @@ RANGES: dict[QuantDType, dict[str, WeightRange]] = {
         "6bit": WeightRange(-32, 31, 0),  # so do four
         "lowest": WeightRange(-128, 127, 0),  # no sign trick can negate -128
         "asymmetric": WeightRange(-128, 127, 3),  # weights less zero point do not fit int8: Term2 stays
-        "asymmetric trimmed": WeightRange(-128, 126, 3),  # the same without the pair that spans all 256 values
+        "asymmetric trimmed": WeightRange(-128, 126, 3),  # the same without a channel that spans all 256 values
     },
     "uint8": {
-        "full": WeightRange(0, 255, 124),  # Term2 stays
-        "trimmed": WeightRange(0, 254, 125),  # Term2 stays
+        "full": WeightRange(0, 255, 124),  # the zero point is off the middle, as it mostly is: Term2 stays
+        "trimmed": WeightRange(0, 254, 125),  # the same without a channel that spans all 256 values
         "7bit": WeightRange(0, 127, 64),
         "6bit": WeightRange(32, 95, 64),
         "symmetric": WeightRange(1, 255, 128),
@@ -154,7 +155,7 @@ def sides(workload: ConvWorkload) -> tuple[bool, ...]:
 
 
 def canonical(workload: ConvWorkload) -> ConvWorkload:
-    """The representative of all workloads that compile to the same code.
+    """The representative of all workloads that get the same kernel.
 
     Zero points become those of the tables above, bounds those of the matching range with typical weights; where
     typical weights are on another side of a Winograd limit, the channel bound is moved to the nearest value on the

@@ -164,7 +164,7 @@ def _assemble(names: tuple[str, ...], boosters: list[list[_Fields]]) -> Forest:
     leaf, _, _ = _positions(starts[:-1] + inner, leaves)
     split, decision = (_numbers(trees, name, inner, int) for name in ("split_feature", "decision_type"))
     _require((split >= 0) & (split < len(names)), tree, f"splits on a feature that is none of {len(names)}")
-    _require((decision & ~11) == 0, tree, "has splits of an unknown kind")
+    _require((decision >= 0) & (decision < 12), tree, "has splits of an unknown kind")
     _require((decision & _CATEGORICAL) == 0, tree, "has categorical splits: train on numerical features")
     feature, threshold, value = np.zeros(starts[-1], np.int32), np.zeros(starts[-1]), np.zeros(starts[-1])
     children, decisions = np.zeros((starts[-1], 2), np.int32), np.zeros(starts[-1], np.int8)

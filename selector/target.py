@@ -34,7 +34,7 @@ _HOST_FLAGS = (
     ("avxvnni", "avx_vnni"),
 )
 
-_LEVELS = ("generic", "x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4")  # what many CPUs can do: no CPU of its own
+LEVELS = ("generic", "x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4")  # what many CPUs can do: no CPU of its own
 
 
 class UnknownTarget(ValueError):
@@ -170,7 +170,7 @@ def _profile(target: tvm.target.Target) -> TargetProfile:
 
 @functools.lru_cache(maxsize=64)
 def _with_stored(found: TargetProfile, stored: StoredProfile) -> TargetProfile:
-    here = found.arch == platform.machine() and (found.name in _LEVELS or found.name == codegen.llvm_get_system_cpu())
+    here = found.arch == platform.machine() and (found.name in LEVELS or found.name == codegen.llvm_get_system_cpu())
     if here:
         return replace(found, rates=stored.rates)
     return replace(

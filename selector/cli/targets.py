@@ -85,3 +85,46 @@ def calibrate(
     for found, path in written:
         out.print(targets.rates_table(found.rates))
         out.print(f"{found.name}: written to {path}")
+
+
+@common.command
+def describe(
+    cpu: Annotated[str, typer.Argument(help="LLVM cpu name, e.g. cascadelake, or a TVM target as JSON.")],
+    like: Annotated[
+        str | None,
+        typer.Option(
+            help="CPU to take the scheduling model of, and the specification where CPU has none: levels have neither.",
+            show_default="the CPU itself; for a level, this machine's",
+        ),
+    ] = None,
+    specification: Annotated[
+        Path | None, typer.Option(help="JSON file with the specification of the CPU.", show_default="those shipped")
+    ] = None,
+    llvm_mca: Annotated[
+        Path | None, typer.Option(help="Path of llvm-mca.", show_default="the newest in the search path")
+    ] = None,
+    into: Into = None,
+    as_json: common.AsJson = False,
+    debug: common.Debug = False,
+) -> None:
+    """Model a CPU that is not at hand from LLVM's scheduling models, and keep the profile."""
+    from selector import profiles
+    from selector.collect import describe as models
+    from selector.report import targets
+    from selector.target import profile
+
+    resolved = common.resolve_target(cpu)
+    sheet = None
+    if specification is not None:
+        sheet = models.find_specification(specification, profile(resolved).name, *([like] if like else []))
+    with common.progress(f"modelling {cpu}", quiet=as_json) as update:
+        found = models.describe(
+            resolved, like=like, specification=sheet, mca=llvm_mca, progress=lambda done: update(fraction=done)
+        )
+    path = profiles.write(found, into)
+    if as_json:
+        common.print_json({"profiles": [found.to_dict() | {"path": str(path)}]})
+        return
+    out = common.console()
+    out.print(targets.rates_table(found.rates))
+    out.print(f"{found.name}: written to {path}")

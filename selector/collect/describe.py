@@ -1,0 +1,169 @@
+"""Profiles of CPUs that are not at hand: LLVM's scheduling models, and what the data sheet says.
+
+LLVM knows the instructions of a CPU and models how many of them it does in a cycle; caches, memory, cores and frequency
+are in no model and come from a specification.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from tvm.target import codegen
+
+from selector import data
+from selector.collect.llvm_mca import Mca, ModelUnavailable, find_mca, hottest_loop
+from selector.collect.row_kernels import compile_peak, pointwise, usable_rows
+from selector.lowering.dot import Dot
+from selector.lowering.pipeline import compile_kernel
+from selector.profiles import INSTRUCTION_SETS, ProfileError, Rates, StoredProfile
+from selector.target import LEVELS, TargetLike, TargetProfile, profile
+
+_TRIPLES = {"x86_64": "x86_64-linux-gnu", "aarch64": "aarch64-linux-gnu"}
+_CHANNELS = 256  # of the convolution whose inner loop is modelled
+
+
+@dataclass(frozen=True, slots=True)
+class Specification:
+    """What a CPU's data sheet says; one entry of ``specifications/cpus.json`` beside the profiles."""
+
+    source: str  # the product, and where the figures come from
+    frequency_ghz: float  # of a core under load
+    cores: int
+    l1_bytes: int
+    l2_bytes: int
+    l3_bytes: int  # that a core can use; 0: none
+    l1_bytes_per_cycle: float  # vector loads of one core from this level, in cycles of the core
+    l2_bytes_per_cycle: float
+    l3_bytes_per_cycle: float  # 0: there is no such level
+    dram_gbs: float  # one core
+    dram_all_gbs: float  # all cores
+
+    @staticmethod
+    def from_dict(values: object) -> Specification:
+        """The checked entry.  Raises ProfileError."""
+        names = [item.name for item in fields(Specification)]
+        if not isinstance(values, dict) or set(values) != set(names):
+            raise ProfileError(f"a specification has exactly {', '.join(names)}; got {values!r}")
+        if not isinstance(values["source"], str):
+            raise ProfileError(f"the source of a specification must be text, got {values['source']!r}")
+        for name in names[1:]:
+            least, value = (0 if name.startswith("l3_") else 1e-9), values[name]
+            whole = name == "cores" or name.endswith("_bytes")
+            if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not value >= least:
+                kind = "whole number" if whole else "number"
+                raise ProfileError(f"{name} of a specification must be a positive {kind}, got {value!r}")
+        return Specification(**values)
+
+
+def describe(
+    target: TargetLike,
+    *,
+    like: str | None = None,
+    specification: Specification | None = None,
+    mca: Path | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> StoredProfile:
+    """Model a CPU: kind "modelled", dated today.
+
+    ``like`` is the CPU whose scheduling model is taken, and whose specification where the target has none: for a name
+    that is no CPU of its own, such as x86-64-v3 (None: this machine's for those, else the CPU itself).
+    ``specification`` None: the entry in ``specifications()``.  ``mca``: path of llvm-mca; None: the newest in the
+    search path.
+
+    Raises ModelUnavailable without llvm-mca or a model of the CPU, ProfileError without a specification.
+    """
+    wanted = profile(target)
+    model = like or _own_model(wanted)
+    if wanted.arch not in _TRIPLES:
+        raise ModelUnavailable(f"only {' and '.join(_TRIPLES)} can be modelled, not {wanted.arch} ('{wanted.name}')")
+    sheet = specification or find_specification(specifications(), wanted.name, model)
+    tool = find_mca(_TRIPLES[wanted.arch], model, tuple(sorted(wanted.features & INSTRUCTION_SETS)), mca)
+    rows = usable_rows(wanted)
+    dots, loops = [], []
+    for done, row in enumerate(rows, 1):
+        dots.append((row.name, _round(_peak(row, wanted, tool) * sheet.frequency_ghz)))
+        loops.append((row.name, _round(_inner_loop(row, wanted, tool) * sheet.frequency_ghz)))
+        if progress:
+            progress(done / len(rows))
+    levels = {f"l{n}_gbs": getattr(sheet, f"l{n}_bytes_per_cycle") * sheet.frequency_ghz for n in (1, 2, 3)}
+    rates = Rates(
+        kind="modelled",
+        source=sheet.source,
+        dots=tuple(dots),
+        loops=tuple(loops),
+        **{name: _round(speed or sheet.dram_gbs) for name, speed in levels.items()},
+        dram_gbs=float(sheet.dram_gbs),
+        dram_all_gbs=float(sheet.dram_all_gbs),
+    )
+    return StoredProfile(
+        name=wanted.name,
+        arch=wanted.arch,
+        features=wanted.features,
+        vector_bits=wanted.vector_bits,
+        cores=sheet.cores,
+        l1_bytes=sheet.l1_bytes,
+        l2_bytes=sheet.l2_bytes,
+        l3_bytes=sheet.l3_bytes,
+        rates=rates,
+        date=datetime.date.today().isoformat(),
+        note=f"selector targets describe: llvm-mca {tool.version}, scheduling model of {model}, at "
+        f"{sheet.frequency_ghz:g} GHz",
+    )
+
+
+def specifications() -> Path:
+    """The file with the specifications that come with Selector."""
+    return data.folder("targets") / "specifications" / "cpus.json"
+
+
+def find_specification(path: Path, *cpus: str) -> Specification:
+    """Entry of the first of these CPUs in a JSON file of specifications by LLVM cpu name.  Raises ProfileError."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(table, dict):
+            raise ProfileError(f"wanted an object with an entry for each LLVM cpu name, got {table!r}")
+        found = next((cpu for cpu in cpus if cpu in table), None)
+        if found is None:
+            raise ProfileError(
+                f"it has {', '.join(sorted(table))}: give one with --specification, or --like one of them"
+            )
+        return Specification.from_dict(table[found])
+    except OSError as error:
+        raise ProfileError(f"cannot read the specifications {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ProfileError(f"{path} has no specification of '{cpus[0]}': {error}") from None
+
+
+def _own_model(target: TargetProfile) -> str:
+    if target.name not in LEVELS:
+        return target.name
+    if target.arch != platform.machine():
+        raise ModelUnavailable(f"'{target.name}' is no CPU of its own: say which one to model with --like")
+    return str(codegen.llvm_get_system_cpu())
+
+
+def _peak(row: Dot, target: TargetProfile, mca: Mca) -> float:
+    """Multiply-accumulates a cycle of the loop that touches registers only."""
+    module, _ = compile_peak(row, 1000, target)
+    return _modelled(str(module.mod.inspect_source("asm")), mca)
+
+
+def _inner_loop(row: Dot, target: TargetProfile, mca: Mca) -> float:
+    """Multiply-accumulates a cycle of the inner loop of a 1×1 convolution."""
+    kernel, _ = pointwise(row, _CHANNELS, target)
+    return _modelled(str(compile_kernel(kernel, target.tvm_target()).mod.inspect_source("asm")), mca)
+
+
+def _modelled(assembly: str, mca: Mca) -> float:
+    loop, macs = hottest_loop(assembly)
+    return macs / mca.cycles(loop)
+
+
+def _round(rate: float) -> float:
+    """Three significant digits: a model is no better."""
+    return float(f"{rate:.3g}")

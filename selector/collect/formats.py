@@ -145,12 +145,16 @@ def with_format(workload: ConvWorkload, number_format: Format, data_zero: DataZe
 def sides(workload: ConvWorkload) -> tuple[bool, ...]:
     """On which side of every limit the weights lie: all that kernels read from the bounds of a workload."""
     accumulator = workload.accumulator_bound()
+    return (*_instruction_sides(workload), *(accumulator < scheme.limit for scheme in SCHEMES))
+
+
+def _instruction_sides(facts: ConvWorkload | WeightFacts) -> tuple[bool, ...]:
+    """The limits that decide the instruction, those that cost most if missed first."""
     return (
-        workload.term2,
-        workload.weight_bound <= _LARGEST_NEGATABLE,
-        workload.pair_bound <= _SAFE_SUM,
-        workload.quad_bound <= _SAFE_SUM,
-        *(accumulator < scheme.limit for scheme in SCHEMES),
+        facts.term2,
+        facts.pair_bound <= _SAFE_SUM,
+        facts.quad_bound <= _SAFE_SUM,
+        facts.weight_bound <= _LARGEST_NEGATABLE,
     )
 
 
@@ -184,12 +188,11 @@ def canonical(workload: ConvWorkload) -> ConvWorkload:
 
 def range_of(workload: ConvWorkload) -> WeightRange:
     """The first range whose weights choose the same instruction as the workload's; none: the nearest that can."""
+    wanted = _instruction_sides(workload)
 
-    def differences(weight_range: WeightRange) -> int:
-        facts = range_facts(workload, weight_range)
-        ours = sides(replace(workload, **asdict(facts)))[:4]
-        weights = (8, 1, 4, 2)  # what matters most first: Term2, the fastest instruction's proof
-        return sum(w for w, a, b in zip(weights, ours, sides(workload)[:4], strict=True) if a != b)
+    def differences(weight_range: WeightRange) -> tuple[bool, ...]:
+        found = _instruction_sides(range_facts(workload, weight_range))
+        return tuple(a != b for a, b in zip(found, wanted, strict=True))
 
     return min(RANGES[workload.weight_dtype].values(), key=differences)
 

@@ -33,16 +33,26 @@ class TimedKernel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """When a pair has been timed for long enough, and well enough."""
+    """When a pair has been timed for long enough, and well enough.
 
-    sample_us: float = 1000.0  # a warm sample is the mean of as many calls as fill this
+    On a shared machine the ratio of two neighbouring samples scatters as much for samples of 2 ms as for those of
+    0.1 ms: many short rounds tell more than few long ones.  But the scatter changes from one tenth of a second to the
+    next, so that rounds of a shorter time agree better with each other than with the truth.
+    """
+
+    sample_us: float = 500.0  # a warm sample is the mean of as many calls as fill this
     min_rounds: int = 12
-    max_rounds: int = 60
+    min_seconds: float = 0.1
+    max_rounds: int = 400
     max_seconds: float = 0.5  # for the warm rounds; after it no more than _FEWEST_ROUNDS are insisted on
     width: float = 0.02  # half the 95 % interval of log2(t_int16 / t_int8) that is asked for ...
     relative_width: float = 0.08  # ... or this share of |log2(t_int16 / t_int8)|, where that is more
     cold_rounds: int = 3
     max_drift: float = 0.1  # by which the reference kernel may have changed, relative
+
+    def for_attempt(self, attempt: int) -> Rules:
+        """Every further attempt may take twice as long."""
+        return replace(self, max_seconds=self.max_seconds * 2 ** (attempt - 1))
 
     def settled(self, ratio: Interval) -> bool:
         """Whether a log2 ratio is known as well as asked for."""
@@ -76,8 +86,8 @@ def time_pair(
 ) -> PairTiming:
     """Time two kernels in the order A B, B A, and so on; then the same with cold caches.
 
-    Warm rounds are added until ``rules.settled``, at least ``min_rounds`` of them, and until ``max_rounds`` or
-    ``max_seconds`` at the latest.  ``clock`` gives seconds.
+    Warm rounds are added until ``rules.settled``, at least ``min_rounds`` of them and for ``min_seconds``, and until
+    ``max_rounds`` or ``max_seconds`` at the latest.  ``clock`` gives seconds.
     """
     rules = rules or Rules()
     kernels = (first, second)
@@ -90,10 +100,10 @@ def time_pair(
             warm[index].append(kernels[index].warm(calls[index]))
         rounds = len(warm[0])
         ratio = median_interval(_log2_ratios(warm))
-        late = clock() - started >= rules.max_seconds
-        if rounds >= rules.max_rounds or (late and rounds >= min(_FEWEST_ROUNDS, rules.min_rounds)):
+        elapsed = clock() - started
+        if rounds >= rules.max_rounds or (elapsed >= rules.max_seconds and rounds >= _FEWEST_ROUNDS):
             break
-        if rounds >= rules.min_rounds and rules.settled(ratio):
+        if rounds >= rules.min_rounds and elapsed >= rules.min_seconds and rules.settled(ratio):
             break
     cold: tuple[list[float], list[float]] = ([], [])
     for done in range(rules.cold_rounds):

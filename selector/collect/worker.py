@@ -58,7 +58,8 @@ def start(settings: WorkerSettings) -> None:
     if not settings.debug:
         _silence()
     share_process(host_cores())
-    device = LocalDevice(Gates(settings.folder, settings.stage_seconds), _claim_core(settings.folder))
+    gates = Gates(settings.folder, settings.stage_seconds)
+    device = LocalDevice(gates, _claim_core(settings.folder), urgent=True)
     device.reference()
     _limit_memory(settings.memory_bytes)
     _state = device, settings
@@ -70,8 +71,9 @@ def measure_task(task: Task) -> Measurement:
         raise RuntimeError("start() has to run first in a worker process")
     device, settings = _state
     name, about = task.target_name, About(task.networks, task.attempt, settings.run)
+    rules = settings.rules.for_attempt(task.attempt)
     try:
-        return measure(task.workload, profile(task.target), device, target_name=name, rules=settings.rules, about=about)
+        return measure(task.workload, profile(task.target), device, target_name=name, rules=rules, about=about)
     except Exception as error:
         return failed(task.workload, name, device.host, describe_error(error), about)
 

@@ -156,6 +156,9 @@ def progress(text: str, *, quiet: bool) -> Iterator[Callable[..., None]]:
 
 def _bad_input_types() -> tuple[type[Exception], ...]:
     """The errors that say the user's input is at fault; imported late, because TVM takes seconds."""
+    from selector.collect.architectures import ArchitectureError
+    from selector.collect.llvm_mca import ModelUnavailable
+    from selector.collect.record import DatasetError
     from selector.kernel_cases import ShapesError
     from selector.peers import PeerUnavailable
     from selector.policy import UnknownPolicy
@@ -165,8 +168,11 @@ def _bad_input_types() -> tuple[type[Exception], ...]:
     from selector.target import NotMeasurable, UnknownTarget
 
     return (
+        ArchitectureError,
         BadInput,
+        DatasetError,
         ModelError,
+        ModelUnavailable,
         NotMeasurable,
         PeerUnavailable,
         PlotUnavailable,

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from selector.cli import collect_data
 from selector.cli.bench import bench
 from selector.cli.bench_kernels import bench_kernels
 from selector.cli.collect import collect
@@ -35,12 +36,19 @@ app = typer.Typer(
 app.command("compile")(compile_network)
 app.command("run")(run)
 app.command("explain")(explain)
-bench_app = typer.Typer(cls=_WithDefault, help="Time a network, or the kernels of single convolutions, in turns with peers.")
+bench_app = typer.Typer(
+    cls=_WithDefault, help="Time a network, or the kernels of single convolutions, in turns with peers."
+)
 bench_app.command("network")(bench)
 bench_app.command("kernels")(bench_kernels)
 app.add_typer(bench_app, name="bench")
 collect_app = typer.Typer(cls=_WithDefault, help="Time both lowerings of many convolutions, into a dataset.")
 collect_app.command("run")(collect)
+collect_app.command("status")(collect_data.status)
+collect_app.command("validate")(collect_data.validate)
+collect_app.command("merge")(collect_data.merge)
+collect_app.command("diff")(collect_data.diff)
+collect_app.command("plot")(collect_data.plot)
 app.add_typer(collect_app, name="collect")
 targets_app = typer.Typer(help="What is known about CPUs: list and show profiles, measure or model them.")
 targets_app.command("list")(list_targets)

@@ -17,6 +17,7 @@ from selector.workload import ConvWorkload, OutDType, UnsupportedWorkload
 MIN_MACS = 20_000
 MAX_MACS = 1_200_000_000  # a tenth of a second on the slowest kernels
 MAX_WEIGHTS = 5_000_000
+_MAX_ELEMENTS = 6_000_000  # of the input and of the output, as in networks
 _USUAL_MACS = 600_000_000
 _MAX_SIDE = 640  # pixels
 
@@ -203,8 +204,9 @@ def _shape(rng: np.random.Generator, stratum: Stratum, macs: float) -> ConvWorkl
         )
     except UnsupportedWorkload:
         return None
+    elements = max(workload.data_bytes(), math.prod((workload.out_height, workload.out_width, workload.out_channels)))
     fits = MIN_MACS <= workload.macs() <= stratum.max_macs and workload.weight_bytes() <= MAX_WEIGHTS
-    return workload if fits else None
+    return workload if fits and elements <= _MAX_ELEMENTS else None
 
 
 def _same(rng: np.random.Generator, extent: int, stride: int) -> tuple[int, int]:

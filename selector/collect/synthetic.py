@@ -17,7 +17,7 @@ def synthesize(workload: ConvWorkload, seed: int = 0) -> tuple[ConvConstants, np
     work = workload
     limits = np.iinfo(work.data_dtype)
     shape = (work.batch, work.in_height, work.in_width, work.in_channels)
-    data = rng.integers(limits.min, limits.max + 1, shape).astype(work.data_dtype)
+    data = rng.integers(limits.min, limits.max, shape, dtype=np.dtype(work.data_dtype), endpoint=True)
     weight, zero_point = _weights(work, rng)
     bias = rng.integers(-1000, 1000, work.out_channels).astype(np.int32)
     requantize = None

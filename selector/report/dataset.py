@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 POLICIES = ("int8", "int16", "rule")
 KINDS = ("first", "1x1", "dense", "grouped", "depthwise")
 
-_SHOWN_LOG2 = 2.0  # ratios beyond are drawn at the edge
 _PANEL = 3.6  # inches
 
 
@@ -99,33 +97,31 @@ def _winners(target: str, rows: pl.DataFrame) -> Figure:
             edgecolor="0.6",
             linewidth=0.3,
         )
-        axes.set(xscale="log", yscale="log", title=f"{kind} ({len(works)})", xlabel="channels, √(in · out)")
+        axes.set(yscale="log", title=f"{kind} ({len(works)})", xlabel="channels, √(in · out)")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
     panels[0].set_ylabel("pixels of the output")
     figure.colorbar(points, ax=list(panels), label="log2(t_int16 / t_int8); above 0: int8 wins", extend="both")
     figure.suptitle(target)
     return figure
 
 
-_LABELS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
-    "log2_ratio": (
-        "log2(t_int16 / t_int8); above 0: int8 wins",
-        lambda values: np.clip(values, -_SHOWN_LOG2, _SHOWN_LOG2),
-    ),
-    "width": ("width of the 95 % interval of the log2 ratio", lambda values: np.minimum(values, _SHOWN_LOG2 / 10)),
+_SCALES = {  # column -> label, lowest and highest value shown; what lies beyond is drawn at the edge
+    "log2_ratio": ("log2(t_int16 / t_int8); above 0: int8 wins", -2.0, 2.0),
+    "width": ("width of the 95 % interval of the log2 ratio", 0.0, 0.2),
 }
 
 
 def _histograms(by_target: dict[str, pl.DataFrame], column: str) -> Figure:
-    """One histogram for each target, on common bins."""
-    label, clip = _LABELS[column]
-    values = {target: clip(rows[column].to_numpy()) for target, rows in by_target.items()}
-    bins = np.histogram_bin_edges(np.concatenate(list(values.values())), 60)
-    figure = _figure(8, 1.2 + 1.8 * len(values))
-    panels = figure.subplots(len(values), squeeze=False, sharex=True)[:, 0]
-    for axes, (target, shown) in zip(panels, values.items(), strict=True):
-        axes.hist(shown, bins, color="C0")
-        axes.axvline(float(np.median(shown)), color="black", linewidth=1, label=f"median {np.median(shown):.3f}")
-        axes.set(title=f"{target} ({len(shown)})", ylabel="workloads")
+    """One histogram for each target."""
+    label, low, high = _SCALES[column]
+    figure = _figure(8, 1.2 + 1.8 * len(by_target))
+    panels = figure.subplots(len(by_target), squeeze=False, sharex=True)[:, 0]
+    for axes, (target, rows) in zip(panels, by_target.items(), strict=True):
+        values = rows[column].to_numpy()
+        axes.hist(np.clip(values, low, high), np.linspace(low, high, 81), color="C0")
+        axes.axvline(np.clip(np.median(values), low, high), color="black", label=f"median {np.median(values):.3f}")
+        axes.set(title=f"{target} ({len(values)})", ylabel="workloads")
         axes.legend(fontsize="small")
     panels[-1].set_xlabel(label)
     return figure

@@ -34,7 +34,7 @@ WINS: Columns = {
     "kind": ("kind", ""),
     "workloads": ("workloads", "d"),
     "int8_wins": ("int8 wins", ".1%"),
-    "int8_gain": ("by, median", ".2f"),
+    "int8_gain": ("int8 by, median", ".2f"),
     "int8_gain_p90": ("P90", ".2f"),
     "int16_gain": ("int16 by, median", ".2f"),
     "int16_gain_p90": ("P90", ".2f"),

@@ -1,4 +1,4 @@
-"""Timing kernels: both lowerings of one convolution, the peaks of their instructions and ONNX Runtime, in turns."""
+"""Timing kernels: both lowerings of one convolution, the peaks of their instructions and another runtime, in turns."""
 
 from __future__ import annotations
 
@@ -14,14 +14,12 @@ import numpy as np
 import tvm
 
 from selector.bench import Comparison, Contender, interleave
-from selector.conv_model import conv_model
 from selector.kernel_cases import KernelCase, random_data
+from selector.kernel_peers import KernelPeer
 from selector.lowering import LOWERINGS, Kernel, build, dot, pipeline
 from selector.lowering.peak import peak_function, peak_macs
-from selector.peers import PeerUnavailable
 from selector.target import TargetLike, profile, resolve
 
-ONNXRUNTIME = "onnxruntime"
 _PEAK_MACS = 10_000_000  # of one call of a peak loop: around 100 us
 
 
@@ -50,9 +48,10 @@ class KernelResult:
     lowerings: tuple[LoweringTime, ...]
     better: str  # the faster lowering
     int16_ratio: float  # time of int16 over time of int8, median of the rounds
-    onnxruntime_us: float | None  # None: not timed
-    ratio: float | None  # time of the better lowering over ONNX Runtime's, median of the rounds
-    onnxruntime_differs: int | None  # steps of the output's quantization; large where ONNX Runtime saturates
+    peer: str | None  # None: no other runtime was timed
+    peer_us: float | None
+    ratio: float | None  # time of the better lowering over the peer's, median of the rounds
+    peer_differs: int | None  # steps of the output's quantization; large where ONNX Runtime saturates
     rounds: int
 
     def lowering(self, name: str) -> LoweringTime:
@@ -72,9 +71,10 @@ class KernelResult:
             "bytes": work.data_bytes() + work.weight_bytes() + work.out_bytes(),
             "better": self.better,
             "int16_ratio": self.int16_ratio,
-            "onnxruntime_us": self.onnxruntime_us,
+            "peer": self.peer,
+            "peer_us": self.peer_us,
             "ratio": self.ratio,
-            "onnxruntime_differs": self.onnxruntime_differs,
+            "peer_differs": self.peer_differs,
             "rounds": self.rounds,
             "lowerings": {
                 item.lowering: {name: getattr(item, name) for name in LoweringTime.__slots__ if name != "lowering"}
@@ -88,13 +88,13 @@ def compare_kernels(
     case: KernelCase,
     *,
     target: TargetLike = "native",
-    against_onnxruntime: bool = False,
+    peer: KernelPeer | None = None,
     rounds: int | None = None,
     max_seconds: float = 2.0,
 ) -> KernelResult:
     """Build and time one convolution.  ``threads.share_process(threads)`` has to be called before the first one.
 
-    Raises LoweringsDiffer, PeerUnavailable without onnxruntime, and whatever building a kernel raises.
+    Raises LoweringsDiffer, PeerUnavailable, and whatever building a kernel raises.
     """
     work = case.workload
     data = random_data(case)
@@ -114,10 +114,10 @@ def compare_kernels(
     if any(not np.array_equal(first, other) for other in others):
         raise LoweringsDiffer(f"the lowerings of {case.name} ({work.describe()}) give different outputs")
     differs = None
-    if against_onnxruntime:
-        call, theirs = _onnxruntime(case, data)
-        contenders.append(Contender(ONNXRUNTIME, call))
-        differs = _steps(case, first, theirs)
+    if peer is not None:
+        theirs = peer.kernel(case, data, target)
+        contenders.append(Contender(peer.name, theirs.call))
+        differs = None if theirs.output is None else _steps(case, first, theirs.output)
     rows = {kernel.row: _row(kernel.row) for kernel in kernels.values()}
     contenders += [Contender(f"peak {name}", peak(row, target)) for name, row in rows.items()]
     comparison = interleave(contenders, rounds=rounds, max_seconds=max_seconds, sample_ms=2.0, precision=0.03)
@@ -129,9 +129,10 @@ def compare_kernels(
         lowerings=times,
         better=better,
         int16_ratio=int16_ratio,
-        onnxruntime_us=comparison.timing(ONNXRUNTIME).median_ms * 1e3 if against_onnxruntime else None,
-        ratio=comparison.ratio(better, ONNXRUNTIME).median if against_onnxruntime else None,
-        onnxruntime_differs=differs,
+        peer=peer.name if peer else None,
+        peer_us=comparison.timing(peer.name).median_ms * 1e3 if peer else None,
+        ratio=comparison.ratio(better, peer.name).median if peer else None,
+        peer_differs=differs,
         rounds=comparison.rounds,
     )
 
@@ -187,43 +188,8 @@ def _bound(
     return lambda: function(*arguments, out), out
 
 
-def _onnxruntime(case: KernelCase, data: np.ndarray) -> tuple[Callable[[], object], np.ndarray]:
-    """A call of ONNX Runtime in the layout that suits it better, and its output (N, OH, OW, O)."""
-    try:
-        import onnxruntime as ort
-    except ImportError:
-        raise PeerUnavailable("onnxruntime is not installed: pip install 'tvm-selector[bench]'") from None
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = case.workload.threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    choices: list[tuple[float, Callable[[], object], np.ndarray]] = []
-    for channels_last in (True, False):
-        model = conv_model(case.workload, case.constants, channels_last=channels_last)
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        feed = data if channels_last else np.ascontiguousarray(data.transpose(0, 3, 1, 2))
-        out = np.asarray(session.run(None, {"x": feed})[0])
-        binding = session.io_binding()  # nothing is allocated or copied in the timed calls
-        binding.bind_ortvalue_input("x", ort.OrtValue.ortvalue_from_numpy(feed))
-        binding.bind_ortvalue_output("y", ort.OrtValue.ortvalue_from_numpy(out.copy()))
-        run = functools.partial(session.run_with_iobinding, binding)
-        choices.append((_fastest(run), run, out if channels_last else out.transpose(0, 2, 3, 1)))
-    _, call, out = min(choices, key=lambda choice: choice[0])
-    return call, out
-
-
-def _fastest(call: Callable[[], object], calls: int = 7) -> float:
-    """Seconds of the fastest of a few calls."""
-    times = []
-    for _ in range(calls):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
 def _steps(case: KernelCase, ours: np.ndarray, theirs: np.ndarray) -> int | None:
-    """Largest difference of 8-bit outputs, with the bounds that the model for ONNX Runtime lacks."""
+    """Largest difference of 8-bit outputs, with the bounds that the peer's model lacks."""
     requantize = case.constants.requantize
     if requantize is None or case.workload.out_dtype not in ("uint8", "int8"):
         return None

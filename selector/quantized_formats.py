@@ -20,6 +20,8 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
+from selector.runtime import ModelError
+
 _8BIT = ("uint8", "int8")
 _BIASED = ("Conv", "ConvTranspose", "Gemm")  # operators whose inputs are data, weights and bias
 # operators that may stand between quantize and dequantize: they move elements or compare them
@@ -28,7 +30,7 @@ _MOVING = frozenset(
 )
 
 
-class FormatError(ValueError):
+class FormatError(ModelError):
     """The network cannot be brought into the format; one line says why."""
 
 

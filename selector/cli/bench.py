@@ -13,6 +13,14 @@ Against = Annotated[
     list[str] | None,
     typer.Option(help="A peer to time: 'tvm' or 'onnxruntime'; may be repeated.", show_default="those installed"),
 ]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help="Bring the network into other types first: u8s8, u8s8-7bit, s8s8 or u8u8 (activations, weights).",
+        show_default="as it is",
+    ),
+]
 
 
 @common.command
@@ -21,6 +29,7 @@ def bench(
     target: common.Target = "native",
     policy: Policies = None,
     against: Against = None,
+    format: Format = None,
     threads: common.Threads = None,
     rounds: Annotated[
         int | None, typer.Option(min=1, help="Rounds to run.", show_default="until the ratios are stable")
@@ -35,6 +44,7 @@ def bench(
     common.existing_file(model, "the network")
     from selector.networks import PEERS, compare_network
     from selector.peers import onnxruntime_installed
+    from selector.quantized_formats import in_format
     from selector.report import tables
 
     count = common.set_threads(threads)
@@ -46,9 +56,9 @@ def bench(
     for name in against:
         if name not in PEERS:
             raise common.BadInput(f"unknown peer '{name}': give one of {', '.join(PEERS)}")
-    with common.progress(f"reading {model.name}", quiet=as_json) as update:
+    with in_format(model, format) as path, common.progress(f"reading {model.name}", quiet=as_json) as update:
         result = compare_network(
-            model,
+            path,
             policies=policies,
             against=list(dict.fromkeys(against)),
             target=resolved,
@@ -61,9 +71,11 @@ def bench(
             progress=lambda fraction: update(fraction=fraction),
         )
     if as_json:
-        common.print_json({"model": str(model), "target": target, "threads": count} | result.to_dict())
+        about = {"model": str(model), "format": format, "target": target, "threads": count}
+        common.print_json(about | result.to_dict())
         return
-    title = f"{model.name}, target {target}, {count} thread{'s' if count > 1 else ''}"
+    name = f"{model.name} as {format}" if format else model.name
+    title = f"{name}, target {target}, {count} thread{'s' if count > 1 else ''}"
     common.console().print(tables.comparison_table(result, against or [result.comparison.timings[0].name], title))
     for name, times in result.profiles.items():
         common.console().print(tables.profile_table(times, name))

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from selector.cli import common
 
+if TYPE_CHECKING:
+    from selector.kernel_peers import KernelPeer
+
 Networks = Annotated[
     list[Path] | None, typer.Option("--network", help="Take the distinct convolutions of this network; repeatable.")
 ]
 Shapes = Annotated[Path | None, typer.Option(help="Take the convolutions of a JSON or CSV file.")]
-Against = Annotated[str | None, typer.Option(help="Peer to time the same convolutions in: 'onnxruntime'.")]
+Against = Annotated[
+    str | None,
+    typer.Option(
+        help="Peer to time the same convolutions in: 'onnxruntime', or 'metaschedule', TVM's tuner (minutes for each)."
+    ),
+]
+Trials = Annotated[int, typer.Option(min=1, help="Candidates that metaschedule measures for a convolution.")]
+Records = Annotated[
+    Path | None,
+    typer.Option(help="Folder that keeps metaschedule's records; what was tuned is not tuned again."),
+]
 Weights = Annotated[
     list[str] | None,
     typer.Option(
@@ -33,6 +46,8 @@ def bench_kernels(
     weights: Weights = None,
     dtypes: DTypes = None,
     against: Against = None,
+    trials: Trials = 128,
+    records: Records = None,
     target: common.Target = "native",
     threads: common.Threads = 1,
     rounds: Annotated[
@@ -45,7 +60,7 @@ def bench_kernels(
 ) -> None:
     """Time both lowerings of single convolutions, the peaks of their instructions, and a peer, interleaved."""
     from selector import kernel_cases
-    from selector.kernel_bench import ONNXRUNTIME, compare_kernels
+    from selector.kernel_bench import compare_kernels
     from selector.peers import require_runnable
     from selector.report import kernels, roofline
 
@@ -59,7 +74,7 @@ def bench_kernels(
     types = list(dict.fromkeys(dtypes or ()))
     _check(kinds, kernel_cases.WEIGHTS, "weights")
     _check(types, kernel_cases.DTYPES, "dtypes")
-    _check([against] if against else [], [ONNXRUNTIME], "peer")
+    peer = _peer(against, trials, records)
     if "network" in kinds and (types or not network or shapes is not None):
         raise common.BadInput("weights 'network' need --network alone, and no --dtypes: other types need other weights")
     if plot is not None:
@@ -80,7 +95,7 @@ def bench_kernels(
             result = compare_kernels(
                 case,
                 target=resolved,
-                against_onnxruntime=against == ONNXRUNTIME,
+                peer=peer,
                 rounds=rounds,
                 max_seconds=max_seconds,
             )
@@ -95,6 +110,18 @@ def bench_kernels(
     console = common.console()
     console.print(kernels.kernels_table(results, [kind for kind, _ in plan]))
     console.print(kernels.summary_table(results))
+
+
+def _peer(name: str | None, trials: int, records: Path | None) -> KernelPeer | None:
+    """The peer of that name.  Raises BadInput for one that is not known, PeerUnavailable."""
+    from selector import kernel_peers, metaschedule_peer
+
+    known = {
+        "onnxruntime": lambda: kernel_peers.ONNXRUNTIME,
+        "metaschedule": lambda: metaschedule_peer.metaschedule(trials, records),
+    }
+    _check([name] if name else [], known, "peer")
+    return known[name]() if name else None
 
 
 def _check(values: list[str], known: object, what: str) -> None:

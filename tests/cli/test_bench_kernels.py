@@ -72,6 +72,13 @@ def test_long_form_of_a_network(selector_command: Run, network: Path) -> None:
     assert [row["name"] for row in answer.json()["contenders"]] == ["tvm", "selector int8"]
 
 
+def test_network_in_another_format(selector_command: Run, network: Path) -> None:
+    options = ("--policy", "int8", "--against", "onnxruntime", *FAST, "--json")
+    answer = selector_command("bench", network, "--format", "s8s8", *options).json()
+    assert (answer["model"], answer["format"]) == (str(network), "s8s8")
+    selector_command("bench", network, "--format", "s4s4", *options).assert_bad_input("unknown format 's4s4'")
+
+
 def test_help_names_both(selector_command: Run) -> None:
     outcome = selector_command("bench", "--help")
     assert outcome.code == 0

@@ -46,7 +46,8 @@ def list_table(rows: Sequence[dict[str, Any]]) -> Table:
             table.add_row(row["name"], "[red]broken[/]", "", "", "", "", row["error"], row["path"])
         else:
             numbers = (str(row[name]) for name in ("vector_bits", "cores", "rows"))
-            table.add_row(row["name"], row["kind"], row["arch"], *numbers, row["source"], row["path"])
+            source = row["source"].partition(":")[0]  # the product; what follows are the documents
+            table.add_row(row["name"], row["kind"], row["arch"], *numbers, source, row["path"])
     return table
 
 
@@ -80,7 +81,7 @@ def facts_table(target: TargetProfile) -> Table:
 
 def rates_table(rates: Rates) -> Table:
     """Rates of dot rows and of memory."""
-    table = Table(title=f"{rates.kind}: {rates.source}")
+    table = Table(title=rates.kind, caption=rates.source, caption_justify="left")
     table.add_column("of one core")
     table.add_column("registers only", justify="right")
     table.add_column("inner loop of 1x1", justify="right")

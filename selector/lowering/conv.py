@@ -40,7 +40,7 @@ from selector.weights import is_merged, reduction_runs
 from selector.workload import ConvConstants, ConvWorkload
 
 NAME = "direct"
-MAX_DOT_GROUPS = 2  # vectors of each operand that a step may take
+MAX_DOT_GROUPS = 4  # vectors of each operand that a step may take
 
 
 def takes(workload: ConvWorkload) -> bool:
@@ -355,10 +355,18 @@ def tile_cost(workload: ConvWorkload, row: Dot, shape: tuple[int, int]) -> float
     tiles = math.ceil(total / pixels)
     width = total / tiles
     vector_ops = width * (vectors * row.uops + row.setup_uops * row.groups)
-    loads = (width + vectors) * row.groups
+    loads = row.loads(width, vectors)
     step = max(vector_ops / 4, loads / 2, row.uops + 1) + loads / 8  # loads are never quite free
     epilogue = width * vectors * 3 + 10
     return workload.batch * blocks * tiles * (steps * step + epilogue)
+
+
+def divide(workload: ConvWorkload, row: Dot, target: TargetProfile) -> Dot:
+    """The row with as many groups as suit the length of the reduction's runs."""
+    if not row.by_lane:
+        return row
+    fewer = [some for some in map(row.at_most, (4, 2, 1)) if some is not None]
+    return min(fewer, key=lambda some: cost(workload, some, target))
 
 
 def choose_tile(workload: ConvWorkload, row: Dot, target: TargetProfile) -> Tile:

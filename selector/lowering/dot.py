@@ -7,13 +7,14 @@ the same ``depth`` data elements to every lane and give each lane the weights of
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tvm.tirx.script import builder as T
 
-from selector.lowering.tir import Expr, cast, const, intrinsic, splat, vector
+from selector.lowering.tir import Expr, cast, const, intrinsic, load, pick, splat, vector
 from selector.target import TargetProfile
 from selector.weights import WeightFacts
 
@@ -33,10 +34,12 @@ class Dot:
     lanes: int  # int32 results
     depth: int  # products a lane and group
     groups: int  # vectors of each operand a step
-    uops: float  # vector instructions of one step
+    uops: float  # vector instructions of one step; those that only half of a core's pipes take count twice
     setup_uops: float  # vector instructions once per loaded group of data
     emit: Emit
     ones: bool = False  # whether ``emit`` multiplies words by one, a constant worth a register
+    temporaries: int = 1  # registers for products on their way to the accumulator
+    by_lane: bool = False  # whether products take one lane of their data: groups are independent and share its load
     safe: Callable[[WeightFacts], bool] = lambda facts: True  # proof that no intermediate saturates
 
     @property
@@ -47,6 +50,16 @@ class Dot:
     def rate(self) -> float:
         """Multiply-accumulates of one vector instruction; what rows of one CPU are ordered by."""
         return self.lanes * self.step / self.uops
+
+    def loads(self, pixels: float, vectors: float) -> float:
+        """Vector loads of one step of a register tile."""
+        return pixels * (1 if self.by_lane else self.groups) + vectors * self.groups
+
+    def at_most(self, groups: int) -> Dot | None:
+        """The row with at most so many groups; None where it needs more."""
+        if self.groups <= groups:
+            return self
+        return replace(self, groups=groups, uops=self.uops * groups / self.groups) if self.by_lane else None
 
     def constant(self) -> Expr:
         """The constant that ``emit`` takes, to be bound outside of the loops; None where it takes none.
@@ -60,17 +73,33 @@ class Dot:
         name = {4: "llvm.x86.ssse3.psign.w.128", 8: "llvm.x86.avx2.psign.w"}.get(self.lanes)
         return T.Bind(one if name is None else intrinsic(name, vector("int16", self.lanes * 2), one, one))
 
-    def broadcast(self, values: Expr) -> Expr:
-        """``depth`` scalars as they lie in memory, repeated in every lane."""
+    def data(self, buffer: Expr, start: Expr) -> list[Expr]:
+        """``groups`` vectors: ``depth`` elements each of ``buffer`` from ``start`` on, repeated in every lane."""
+        if not self.by_lane:
+            offsets = range(0, self.step, self.depth)
+            return [T.Bind(self._repeat(self._word(load(buffer, start + offset, self.depth)))) for offset in offsets]
+        words = T.Bind(self._word(load(buffer, start, self.step), self.groups))
+        return [T.Bind(self._repeat(pick([words], [group]))) for group in range(self.groups)]
+
+    def _word(self, values: Expr, count: int = 1) -> Expr:
+        """``count * depth`` elements as ``count`` integers."""
         if self.depth == 1:
-            return splat(values, self.lanes)
+            return values
         bits = self.depth * (16 if self.data_dtype == "int16" else 8)
-        word = T.reinterpret(values, dtype=f"int{bits}")
-        return T.reinterpret(splat(word, self.lanes), dtype=vector(self.data_dtype, self.lanes * self.depth))
+        return T.reinterpret(values, dtype=vector(f"int{bits}", count))
+
+    def _repeat(self, word: Expr) -> Expr:
+        """``depth`` elements, as one integer, in every lane."""
+        words = splat(word, self.lanes)
+        return (
+            words if self.depth == 1 else T.reinterpret(words, dtype=vector(self.data_dtype, self.lanes * self.depth))
+        )
 
 
-def _generic(row: Dot, acc: Expr, x: list[Expr], w: list[Expr], ones: Expr) -> Expr:
-    return acc + cast(x[0], "int32", row.lanes) * cast(w[0], "int32", row.lanes)
+def _multiply(row: Dot, acc: Expr, x: list[Expr], w: list[Expr], ones: Expr) -> Expr:
+    for data, weights in zip(x, w, strict=True):
+        acc = acc + cast(data, "int32", row.lanes) * cast(weights, "int32", row.lanes)
+    return acc
 
 
 def _pmaddwd(row: Dot, acc: Expr, x: list[Expr], w: list[Expr], ones: Expr) -> Expr:
@@ -96,6 +125,21 @@ def _signed_pmaddubsw(row: Dot, acc: Expr, x: list[Expr], w: list[Expr], ones: E
 def _vpdp(row: Dot, acc: Expr, x: list[Expr], w: list[Expr], ones: Expr) -> Expr:
     name = "vpdpbusd" if row.depth == 4 else "vpdpwssd"
     return intrinsic(f"llvm.x86.avx512.{name}.{row.lanes * 32}", vector("int32", row.lanes), acc, x[0], w[0])
+
+
+def _smull_sadalp(row: Dot, acc: Expr, x: list[Expr], w: list[Expr], ones: Expr) -> Expr:
+    lanes = row.lanes * 2
+    words, *more = [cast(a, "int16", lanes) * cast(b, "int16", lanes) for a, b in zip(x, w, strict=True)]
+    for product in more:
+        words = words + product
+    return acc + intrinsic("llvm.aarch64.neon.saddlp", vector("int32", row.lanes), words)
+
+
+def _neon_dot(row: Dot, acc: Expr, x: list[Expr], w: list[Expr], ones: Expr) -> Expr:
+    name = "usdot" if row.data_dtype == "uint8" else "sdot"
+    for data, weights in zip(x, w, strict=True):
+        acc = intrinsic(f"llvm.aarch64.neon.{name}", vector("int32", row.lanes), acc, data, weights)
+    return acc
 
 
 _MADD_WORDS = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
@@ -194,25 +238,58 @@ def _x86_rows() -> list[Dot]:
     return rows
 
 
-def _generic_rows() -> list[Dot]:
+def _neon_rows() -> list[Dot]:
+    """Vectors of 128 bits.  Only half of the pipes multiply words or bytes; all of them take sdot and usdot."""
+    row = functools.partial(Dot, arch="aarch64", lanes=4)
+    byte = functools.partial(row, lowering="int8", data_dtype="int8", weight_dtype="int8")
+    dots = functools.partial(byte, depth=4, groups=2, uops=2, setup_uops=0, emit=_neon_dot, by_lane=True)
+    pairs = functools.partial(byte, features=("neon",), depth=2, setup_uops=1, emit=_smull_sadalp)
     return [
-        Dot("generic_int8", None, (), "int8", "int16", "int8", 8, 1, 1, 4, 0, _generic),
-        Dot("generic_int16", None, (), "int16", "int16", "int16", 8, 1, 1, 4, 0, _generic),
+        dots("neon_usdot", features=("i8mm",), data_dtype="uint8"),
+        dots("neon_sdot", features=("dotprod",)),
+        # Two products of bytes fit int16 unless all four factors are -128.  Accumulating overlaps with multiplying.
+        pairs("neon_smlal_sadalp", groups=2, uops=4, temporaries=8, safe=lambda facts: facts.weight_bound <= 127),
+        pairs("neon_smull_sadalp", groups=1, uops=2.4, temporaries=4),
+        row(
+            "neon_smlal",
+            features=("neon",),
+            lowering="int16",
+            data_dtype="int16",
+            weight_dtype="int16",
+            depth=1,
+            groups=4,
+            uops=8,
+            setup_uops=0,
+            emit=_multiply,
+            by_lane=True,
+        ),
     ]
 
 
-DOTS: tuple[Dot, ...] = (*_x86_rows(), *_generic_rows())
+def _generic_rows() -> list[Dot]:
+    return [
+        Dot("generic_int8", None, (), "int8", "int16", "int8", 8, 1, 1, 4, 0, _multiply),
+        Dot("generic_int16", None, (), "int16", "int16", "int16", 8, 1, 1, 4, 0, _multiply),
+    ]
 
 
-def candidates(target: TargetProfile, lowering: Literal["int8", "int16"]) -> list[Dot]:
-    """Rows of a lowering that the CPU can execute, fastest first; never empty."""
+DOTS: tuple[Dot, ...] = (*_x86_rows(), *_neon_rows(), *_generic_rows())
+MAX_GROUPS = max(row.groups for row in DOTS)
+
+
+def candidates(target: TargetProfile, lowering: Literal["int8", "int16"], groups: int = MAX_GROUPS) -> list[Dot]:
+    """Rows of a lowering that the CPU can execute, fastest first; never empty.
+
+    ``groups``: how many vectors of each operand a template can take a step.
+    """
     rows = [
-        row
+        some
         for row in DOTS
         if row.lowering == lowering
         and row.arch in (None, target.arch)
         and target.has(*row.features)
         and (row.arch is None or row.lanes * 32 <= target.vector_bits)
+        and (some := row.at_most(groups)) is not None
     ]
     specific = [row for row in rows if row.arch is not None]
     return sorted(specific, key=Dot.rate, reverse=True) or rows

@@ -32,11 +32,14 @@ def choose(
     workload: ConvWorkload, bound: int, target: TargetProfile
 ) -> tuple[dot.Dot, ModuleType, winograd.Scheme | None]:
     """The dot instruction, the template module and the Winograd scheme, for a |accumulator| of at most ``bound``."""
-    rows = dot.candidates(target, "int16")
     if depthwise.takes(workload):
+        rows = dot.candidates(target, "int16", depthwise.MAX_DOT_GROUPS)
         return next(row for row in rows if depthwise.fits(workload, row)), depthwise, None
-    scheme = _best_scheme(workload, bound, rows[0], target)
-    return rows[0], conv if scheme is None else winograd, scheme
+    row = dot.candidates(target, "int16", conv.MAX_DOT_GROUPS)[0]
+    scheme = _best_scheme(workload, bound, row, target)
+    if scheme is not None:
+        return row, winograd, scheme
+    return conv.divide(workload, row, target), conv, None
 
 
 def _best_scheme(workload: ConvWorkload, bound: int, row: dot.Dot, target: TargetProfile) -> winograd.Scheme | None:

@@ -28,10 +28,12 @@ def build(name: str, workload: ConvWorkload, constants: ConvConstants, target: T
 def choose(workload: ConvWorkload, facts: WeightFacts, target: TargetProfile) -> tuple[dot.Dot, ModuleType]:
     """The dot instruction and the template module for weights of which ``facts`` are true."""
     template = depthwise if depthwise.takes(workload) else conv
-    rows = (row for row in dot.candidates(target, "int8") if row.groups <= template.MAX_DOT_GROUPS)
+    rows = [row for row in dot.candidates(target, "int8", template.MAX_DOT_GROUPS) if row.safe(facts)]
     if template is depthwise:
-        rows = (row for row in rows if depthwise.fits(workload, row))
-    return next(row for row in rows if row.safe(facts)), template
+        rows = [row for row in rows if depthwise.fits(workload, row)]
+    # Of equals, the one that takes the data as it is.
+    row = max(rows, key=lambda row: (row.rate(), row.data_dtype == workload.data_dtype))
+    return row if template is depthwise else conv.divide(workload, row, target), template
 
 
 def _operands(workload: ConvWorkload, constants: ConvConstants, row: dot.Dot) -> Operands:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tvm import tirx
 
 from selector.lowering.dot import Dot
-from selector.lowering.tir import Expr, Registers, T, function, load, loop, store, vector
+from selector.lowering.tir import Expr, Registers, T, function, load, loop, pick, store, vector
 
 CHAINS = 10  # independent accumulators: enough to hide the latency of every row, few enough for 16 registers
 
@@ -28,10 +28,18 @@ def peak_function(row: Dot, iterations: int) -> tirx.PrimFunc:
         still = [T.Bind(T.reinterpret(seed + g, dtype=vector(still_dtype, packed))) for g in range(row.groups)]
         ones = row.constant()
 
+        def operand(acc: Registers, chain: int, group: int) -> Expr:
+            dtype = row.weight_dtype if moving_weights else row.data_dtype
+            elements = row.lanes * 32 // (16 if dtype == "int16" else 8)
+            if elements == packed and not row.by_lane:
+                return T.reinterpret(acc[chain], dtype=vector(dtype, packed))
+            # Another chain for every group: products in turn would copy a shared one, products in pairs be merged.
+            whole = T.reinterpret(acc[(chain + group) % CHAINS], dtype=vector(dtype, elements))
+            return whole if elements == packed else pick([whole], list(range(packed)))
+
         def step(_: Expr) -> None:
             for i in range(CHAINS):
-                dtype = row.weight_dtype if moving_weights else row.data_dtype
-                moving = [T.reinterpret(acc[i], dtype=vector(dtype, packed))] * row.groups
+                moving = [operand(acc, i, group) for group in range(row.groups)]
                 x, w = (still, moving) if moving_weights else (moving, still)
                 acc[i] = row.emit(row, acc[i], x, w, ones)
 

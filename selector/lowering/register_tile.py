@@ -11,8 +11,11 @@ def tile_shapes(row: Dot, target: TargetProfile) -> list[tuple[int, int]]:
     """(pixels, vectors) whose accumulators fit the registers beside weights, data, products and constants."""
     shapes = []
     for vectors in (1, 2, 3, 4, 6):
-        spare = 1 + vectors * row.groups + row.groups + row.ones
-        pixels = (target.vector_registers - spare) // vectors
+        if row.by_lane:  # one group after the other, the data of all pixels at hand
+            spare, data = row.temporaries + vectors, 1
+        else:
+            spare, data = row.temporaries + (vectors + 1) * row.groups + row.ones, 0
+        pixels = (target.vector_registers - spare) // (vectors + data)
         if pixels >= 1:
             shapes.append((min(pixels, 12), vectors))
     return shapes
@@ -54,8 +57,16 @@ class RegisterTile:
         def weights(group: int, vector: int) -> Expr:
             return T.Bind(load(weight, weight_start + (group * self.vectors + vector) * packed, packed))
 
+        if row.by_lane:
+            pixels = [row.data(data, start) for start in starts]
+            for g in range(row.groups):
+                group = [weights(g, j) for j in range(self.vectors)]
+                for i, x in enumerate(pixels):
+                    for j in range(self.vectors):
+                        self[i, j] = row.emit(row, self[i, j], [x[g]], [group[j]], self._ones)
+            return
         w = [[weights(g, j) for g in range(row.groups)] for j in range(self.vectors)]
         for i, start in enumerate(starts):
-            x = [T.Bind(row.broadcast(load(data, start + g * row.depth, row.depth))) for g in range(row.groups)]
+            x = row.data(data, start)
             for j in range(self.vectors):
                 self[i, j] = row.emit(row, self[i, j], x, w[j], self._ones)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from tvm.tirx.script import builder as T
 
+from selector.lowering.narrow import PACKS, Ordered, Packs
 from selector.lowering.operands import Operands
 from selector.lowering.tir import Expr, cast, const, intrinsic, load, pick, store, vector
 from selector.target import TargetProfile
@@ -24,7 +25,7 @@ def channel_order(vectors: int, lanes: int, workload: ConvWorkload, target: Targ
     AVX2 packs inside 128-bit halves: if the lower halves of four or two vectors hold the first channels and the upper
     halves the rest, the bytes come out in order.
     """
-    swap = lanes == 8 and _packs(workload, target)
+    swap = lanes == 8 and _packs(workload, target) is not None
     order: list[tuple[int, ...]] = []
     while len(order) < vectors:
         together = next(count for count in ((4, 2, 1) if swap else (1,)) if count <= vectors - len(order))
@@ -35,9 +36,9 @@ def channel_order(vectors: int, lanes: int, workload: ConvWorkload, target: Targ
     return tuple(order)
 
 
-def _packs(workload: ConvWorkload, target: TargetProfile) -> bool:
-    """Whether the output is narrowed by x86's saturating packs."""
-    return target.arch == "x86_64" and workload.out_dtype in ("uint8", "int8")
+def _packs(workload: ConvWorkload, target: TargetProfile) -> Packs | None:
+    """The saturating instructions that narrow the output, where it is narrowed and the CPU has them."""
+    return PACKS.get(target.arch) if workload.out_dtype in ("uint8", "int8") else None
 
 
 @dataclass
@@ -124,11 +125,9 @@ class Epilogue:
             values = [self._less_term2(*item) for item in zip(values, data_sums, slots, strict=True)]
         if self.requantize is not None:
             values = [self._scale(value, at) for value, at in zip(values, slots, strict=True)]
-        ordered = [_Ordered(value, channels) for value, channels in zip(values, self.order, strict=False)]
-        if _packs(self.workload, self.target):
-            ordered = self._pack(ordered)
-        elif self.workload.out_dtype in ("uint8", "int8"):
-            ordered = [_Ordered(self._narrow(item.value), item.channels) for item in ordered]
+        ordered = [Ordered(value, channels) for value, channels in zip(values, self.order, strict=False)]
+        if self.workload.out_dtype in ("uint8", "int8"):
+            ordered = self._narrow(ordered)
         for item in ordered:
             first, width = min(item.channels), len(set(item.channels))
             count = width if valid is None else min(width, valid - first)
@@ -163,8 +162,8 @@ class Epilogue:
         info = np.iinfo(self.workload.out_dtype)
         low = info.min if requantize.out_min is None else max(requantize.out_min, info.min)
         high = info.max if requantize.out_max is None else min(requantize.out_max, info.max)
-        # The saturating packs of x86 clip to the dtype for free, as long as the value fits int32 before them.
-        free = _packs(self.workload, self.target) and self._largest() < 2.0**30
+        # Saturating packs clip to the dtype for free, as long as the value fits int32 before them.
+        free = _packs(self.workload, self.target) is not None and self._largest() < 2.0**30
         return (
             None if free and low == info.min else low - requantize.zero_point,
             None if free and high == info.max else high - requantize.zero_point,
@@ -177,85 +176,15 @@ class Epilogue:
         offset = 0.0 if requantize.offset is None else float(np.abs(requantize.offset).max())
         return 2.0**31 * float(np.abs(requantize.multiplier).max()) + offset
 
-    def _narrow(self, value: Expr) -> Expr:
-        """Float32 vector, clipped -> 8-bit vector."""
+    def _narrow(self, scaled: list[Ordered]) -> list[Ordered]:
+        """Float32 vectors, clipped where the packs do not -> 8-bit vectors."""
         assert self.requantize is not None
-        rounded = cast(T.nearbyint(value), "int32", self.lanes)
-        return cast(
-            rounded + const(self.requantize.zero_point, "int32", self.lanes), self.workload.out_dtype, self.lanes
-        )
-
-    def _pack(self, scaled: list[_Ordered]) -> list[_Ordered]:
-        """Float32 vectors -> 8-bit vectors, with x86's saturating packs."""
-        rounded = [part for item in scaled for part in _rounded(item, self.lanes)]
-        packed = []
-        while rounded:
-            count = 4 if len(rounded) >= 4 else min(len(rounded), 2)
-            some, rounded = rounded[:count], rounded[count:]
-            wide = self.lanes >= 8
-            words = [self._pack_words(some[i], some[min(i + 1, count - 1)], wide) for i in range(0, count, 2)]
-            if wide and len(words) == 1:
-                words = words[0].halves()
-                wide = False
-            packed.append(self._pack_bytes(words[0], words[-1], wide))
-        return packed
-
-    def _pack_words(self, a: _Ordered, b: _Ordered, wide: bool) -> _Ordered:
-        """Two int32 vectors -> one of int16, saturating, with the zero point added, saturating."""
-        assert self.requantize is not None
-        name = "llvm.x86.avx2.packssdw" if wide else "llvm.x86.sse2.packssdw.128"
-        lanes = 16 if wide else 8
-        words = intrinsic(name, vector("int16", lanes), a.value, b.value)
-        if self.requantize.zero_point:
-            zero_point = const(self.requantize.zero_point, "int16", lanes)
-            words = intrinsic("llvm.sadd.sat", vector("int16", lanes), words, zero_point)
-        return _Ordered(words, _interleaved(a.channels, b.channels, 4))
-
-    def _pack_bytes(self, a: _Ordered, b: _Ordered, wide: bool) -> _Ordered:
-        """Two int16 vectors -> one of 8 bits, saturating; of equal vectors only one half."""
-        dtype = self.workload.out_dtype
-        name = {"int8": "packsswb", "uint8": "packuswb"}[dtype]
-        lanes = 32 if wide else 16
-        packed = intrinsic(
-            f"llvm.x86.avx2.{name}" if wide else f"llvm.x86.sse2.{name}.128", vector("int8", lanes), a.value, b.value
-        )
-        return _Ordered(T.reinterpret(packed, dtype=vector(dtype, lanes)), _interleaved(a.channels, b.channels, 8))
-
-
-@dataclass(frozen=True)
-class _Ordered:
-    """A vector whose lanes hold the given channels; a channel may occur twice."""
-
-    value: Expr
-    channels: tuple[int, ...]
-
-    def in_order(self) -> Expr:
-        """The distinct channels, ascending; to be stored, they must not have gaps."""
-        distinct = sorted(set(self.channels))
-        assert distinct == list(range(distinct[0], distinct[0] + len(distinct)))
-        lanes = [self.channels.index(channel) for channel in distinct]
-        return self.value if lanes == list(range(len(self.channels))) else pick([self.value], lanes)
-
-    def halves(self) -> list[_Ordered]:
-        """The lower and the upper half."""
-        middle = len(self.channels) // 2
-        return [
-            _Ordered(pick([self.value], list(range(start, start + middle))), self.channels[start : start + middle])
-            for start in (0, middle)
-        ]
-
-
-def _interleaved(a: tuple[int, ...], b: tuple[int, ...], block: int) -> tuple[int, ...]:
-    """Channels after a pack: blocks of the two inputs in turn."""
-    return tuple(c for i in range(0, len(a), block) for part in (a, b) for c in part[i : i + block])
-
-
-def _rounded(item: _Ordered, lanes: int) -> list[_Ordered]:
-    """Float32 -> int32, half to even (the default rounding mode), in vectors of at most eight lanes."""
-    parts = item.halves() if lanes == 16 else [item]
-    name = {4: "llvm.x86.sse2.cvtps2dq", 8: "llvm.x86.avx.cvt.ps2dq.256"}[min(lanes, 8)]
-    dtype = vector("int32", min(lanes, 8))
-    return [_Ordered(intrinsic(name, dtype, part.value), part.channels) for part in parts]
+        zero_point, dtype, lanes = self.requantize.zero_point, self.workload.out_dtype, self.lanes
+        packs = _packs(self.workload, self.target)
+        if packs is not None:
+            return packs.narrow(scaled, lanes, zero_point, dtype)
+        rounded = [cast(T.nearbyint(item.value), "int32", lanes) + const(zero_point, "int32", lanes) for item in scaled]
+        return [Ordered(cast(value, dtype, lanes), item.channels) for value, item in zip(rounded, scaled, strict=True)]
 
 
 def _store_partial(out: Expr, start: Expr, value: Expr, count: int) -> None:

@@ -17,12 +17,14 @@ import tvm
 from selector import peers, target
 from selector.lowering import Kernel, pipeline
 from selector.target import TargetProfile
+from tests.lowering import emulate
 from tests.lowering.cases import Case
 
 os.environ.setdefault("TVM_NUM_THREADS", "2")  # so that parallel kernels have more than one worker
 
 X86 = target.profile("native").arch == "x86_64"
 PORTABLE = "portable"  # native code without the CPU's own dot instructions
+EMULATED = tuple(emulate.CPUS)
 LEVELS = ("native", *(("x86-64", "x86-64-v2", "x86-64-v3") if X86 else ()), PORTABLE)
 _LINE = 64  # bytes: what TVM aligns tensors to; reading the rest of a line cannot fault
 _SENTINEL = 0xA5
@@ -41,7 +43,9 @@ def cpu(name: str) -> tvm.target.Target:
 
 
 def why_not_runnable(name: str) -> str | None:
-    """Why code for the target cannot run here; None if it can."""
+    """Why code for the target can neither run nor be emulated here; None if it can."""
+    if name in EMULATED:
+        return emulate.why_not()
     try:
         peers.require_runnable(cpu(name))
     except peers.PeerUnavailable as error:
@@ -78,6 +82,18 @@ def run(executable: Any, index: int, kernel: Kernel, case: Case) -> np.ndarray:
     for block in inputs:
         assert block.intact()
     return out.array.reshape(shape).copy()
+
+
+def run_all(executable: Any, kernels: Sequence[Kernel], cases: Sequence[Case], target_name: str) -> list[np.ndarray]:
+    """Outputs of all functions of ``compile_kernels``, one case each, emulated where the target is."""
+    if target_name not in EMULATED:
+        return [run(executable, i, *pair) for i, pair in enumerate(zip(kernels, cases, strict=True))]
+    calls = []
+    for i, (kernel, case) in enumerate(zip(kernels, cases, strict=True)):
+        work = case.workload
+        shape = (work.batch, work.out_height, work.out_width, work.out_channels)
+        calls.append((f"k{i}", [case.data, *kernel.constants], np.empty(shape, work.out_dtype)))
+    return emulate.run(executable, calls, target_name)
 
 
 class _Guarded:

@@ -1,7 +1,7 @@
 """Both lowerings against the int64 definition, bit for bit, over the whole space of convolutions.
 
-``SELECTOR_EXACT_CASES`` sets how many cases are drawn in all.  A quarter of them has the accumulator itself as output,
-a quarter float32, the rest requantizes to 8 bits.
+``SELECTOR_EXACT_CASES`` sets how many cases are drawn in all, ``SELECTOR_EMULATED_CASES`` how many more for emulated
+CPUs.  A quarter of them has the accumulator itself as output, a quarter float32, the rest requantizes to 8 bits.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tests.lowering.cases import Case, cases
 
 SHARDS = 32
 CASES = int(os.environ.get("SELECTOR_EXACT_CASES", "320"))
+EMULATED_CASES = int(os.environ.get("SELECTOR_EMULATED_CASES", "48"))
 TARGETS = [name for name in (*execute.LEVELS, "native") if execute.why_not_runnable(name) is None]
 
 
@@ -48,3 +49,25 @@ def test_equals_reference(shard: int) -> None:
         check(case, target)
 
     equals_reference()
+
+
+@pytest.mark.parametrize("target", execute.EMULATED)
+def test_equals_reference_under_emulation(target: str) -> None:
+    execute.require_runnable(target)
+    drawn: list[Case] = []
+
+    @seed(execute.EMULATED.index(target))
+    @settings(max_examples=-(-EMULATED_CASES // len(execute.EMULATED)), database=None, phases=[Phase.generate])
+    @given(case=cases())
+    def draw(case: Case) -> None:
+        drawn.append(case)
+
+    draw()
+    profile = execute.profile(target)
+    runs = [(case, lowering) for case in drawn for lowering in LOWERINGS]
+    kernels = [build(case.workload, case.constants, profile, lowering) for case, lowering in runs]
+    executable = execute.compile_kernels(kernels, target)
+    outputs = execute.run_all(executable, kernels, [case for case, _ in runs], target)
+    for (case, _), kernel, found in zip(runs, kernels, outputs, strict=True):
+        expected = convolve(case.workload, case.constants, case.data)
+        np.testing.assert_array_equal(found, expected, err_msg=f"{kernel.name} {case.workload}", strict=True)

@@ -14,7 +14,7 @@ from tests.lowering import execute
 from tests.lowering.cases import Case
 
 HUGE = (1 << 31) - 1
-TARGETS = [name for name in execute.LEVELS if execute.why_not_runnable(name) is None]
+TARGETS = [*(name for name in execute.LEVELS if execute.why_not_runnable(name) is None), "cortex-a72"]
 
 
 def kernel_of(accumulators: list[int], out_dtype: Any, **requantize: Any) -> Case:
@@ -78,12 +78,13 @@ def test_reference_agrees(name: str) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_kernels(target: str) -> None:
+    execute.require_runnable(target)
     runs = [(name, lowering) for name in CASES for lowering in LOWERINGS]
     profile = execute.profile(target)
     kernels = [build(CASES[name][0].workload, CASES[name][0].constants, profile, lowering) for name, lowering in runs]
     executable = execute.compile_kernels(kernels, target)
-    for i, (name, lowering) in enumerate(runs):
+    outputs = execute.run_all(executable, kernels, [CASES[name][0] for name, _ in runs], target)
+    for (name, lowering), found in zip(runs, outputs, strict=True):
         case, expected = CASES[name]
-        found = execute.run(executable, i, kernels[i], case)
         wanted = np.broadcast_to(np.array(expected, case.workload.out_dtype), found.shape)
         np.testing.assert_array_equal(found, wanted, err_msg=f"{name}, {lowering}", strict=True)

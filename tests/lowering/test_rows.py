@@ -21,7 +21,7 @@ from tests.lowering import execute
 from tests.lowering.cases import Case, make_case
 
 FOREIGN = ("skylake-avx512", "cascadelake", "alderlake") if execute.X86 else ()  # AVX-512BW, AVX-512 VNNI, AVX-VNNI
-TARGETS = tuple(dict.fromkeys((*execute.LEVELS, *FOREIGN)))
+TARGETS = tuple(dict.fromkeys((*execute.LEVELS, *FOREIGN, *execute.EMULATED)))
 
 # Odd sizes, channels that fill no vector, padding on every side, output of 8 bits through every pack instruction.
 DENSE = ConvWorkload(2, 7, 5, 13, 37, 3, 3, padding=(1, 0, 1, 2), data_zero_point=7, out_dtype="uint8")
@@ -39,8 +39,13 @@ INSTRUCTIONS = {  # what a row's name ends in -> instructions of its products
     "pmaddubsw": ("pmaddubsw", "pmaddwd"),
     "pmaddubsw_quad": ("pmaddubsw", "paddw", "pmaddwd"),
     "psign_pmaddubsw": ("psignb", "pmaddubsw", "pmaddwd"),
+    "usdot": ("(usdot|sudot)",),  # the latter takes a lane of the data
+    "sdot": ("sdot",),
+    "smlal_sadalp": ("smull", "smlal", "sadalp"),
+    "smull_sadalp": ("smull", "sadalp"),
+    "smlal": ("smlal",),
 }
-REGISTERS = {4: "xmm", 8: "ymm", 16: "zmm"}
+REGISTERS = {4: "%xmm", 8: "%ymm", 16: "%zmm"}  # of x86, by lanes
 
 
 def int8_cases(row: dot.Dot, profile: TargetProfile) -> list[Case]:
@@ -55,7 +60,7 @@ def int8_cases(row: dot.Dot, profile: TargetProfile) -> list[Case]:
                 groups=work.groups,
                 dilation_width=work.dilation[1],
             )
-            if int8.choose(case.workload, facts, profile)[0] is row:
+            if int8.choose(case.workload, facts, profile)[0].name == row.name:
                 found.append(case)
                 break
     return found
@@ -81,13 +86,15 @@ def int16_kernels(row: dot.Dot, profile: TargetProfile) -> list[tuple[Case, Kern
             weight_dtype="int16",
             weight_offset=zero_point,
         )
-        arguments = (case.workload, case.constants, operands, row, profile)
+        template = depthwise if depthwise.takes(work) else conv
+        fitting = row.at_most(template.MAX_DOT_GROUPS)
+        assert fitting is not None
+        arguments = (case.workload, case.constants, operands, fitting, profile)
         if work is TILED:
             pairs += [
                 (case, winograd.build(f"winograd{scheme.size}", scheme, *arguments)) for scheme in winograd.SCHEMES
             ]
         else:
-            template = depthwise if depthwise.takes(work) else conv
             pairs.append((case, template.build("kernel", *arguments)))
     return pairs
 
@@ -124,11 +131,12 @@ def test_row(target: str, row: dot.Dot) -> None:
     executable = execute.compile_kernels(kernels, target)
     if row.arch is not None:
         text = execute.assembly(executable)
+        register = REGISTERS[row.lanes] if row.arch == "x86_64" else r"v\d+\."
         for instruction in INSTRUCTIONS[row.name.partition("_")[2]]:
-            assert re.search(rf"\bv?{instruction}\s.*%{REGISTERS[row.lanes]}", text), f"no {instruction} in {row.name}"
+            assert re.search(rf"\bv?{instruction}\s.*{register}", text), f"no {instruction} in {row.name}"
     execute.require_runnable(target)
-    for i, (case, kernel) in enumerate(pairs):
-        found = execute.run(executable, i, kernel, case)
+    outputs = execute.run_all(executable, kernels, [case for case, _ in pairs], target)
+    for (case, kernel), found in zip(pairs, outputs, strict=True):
         expected = convolve(case.workload, case.constants, case.data)
         np.testing.assert_array_equal(found, expected, err_msg=f"{kernel.template} {case.workload}", strict=True)
 

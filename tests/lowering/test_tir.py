@@ -84,7 +84,10 @@ def test_register_tiles_leave_room(row: dot.Dot, target: str) -> None:
     shapes = tile_shapes(row, profile)
     assert shapes
     for pixels, vectors in shapes:
-        working = vectors * row.groups + row.groups + row.ones + 1  # weights, data, the constant, a product
+        if row.by_lane:
+            working = vectors + pixels + row.temporaries  # weights of a group, data of all groups, a product
+        else:
+            working = (vectors + 1) * row.groups + row.ones + row.temporaries  # weights, data, the constant, products
         assert pixels * vectors + working <= profile.vector_registers
 
 

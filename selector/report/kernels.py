@@ -37,9 +37,8 @@ def kernels_table(results: Sequence[KernelResult], weights: Sequence[str]) -> Ta
     peer = _peer(results)
     table = Table(title="kernels: median time of one call, share of the instruction's peak", title_justify="left")
     table.add_column("convolution", no_wrap=True)
-    table.add_column("kind", no_wrap=True)
     table.add_column("types", no_wrap=True)
-    table.add_column("MMAC", justify="right")
+    table.add_column("MMAC", justify="right", min_width=6)
     for lowering in ("int8", "int16"):
         table.add_column(f"{lowering} µs", justify="right", min_width=8)
         table.add_column("peak", justify="right", min_width=4)
@@ -50,11 +49,12 @@ def kernels_table(results: Sequence[KernelResult], weights: Sequence[str]) -> Ta
         table.add_column(f"÷ {peer}", justify="right", min_width=5)
     for result, kind in zip(results, weights, strict=True):
         work = result.case.workload
-        cells = [work.describe(), work.kind, f"{result.case.dtypes} {kind}", f"{work.macs() / 1e6:.1f}"]
+        cells = [work.describe(), f"{result.case.dtypes} {kind}", f"{work.macs() / 1e6:.1f}"]
         for item in result.lowerings:
             style = "bold" if item.lowering == result.better else ""
             cells.append(f"[{style}]{item.microseconds:.1f}[/]" if style else f"{item.microseconds:.1f}")
-            cells += [f"{item.peak_fraction:.0%}", f"{item.template} {item.row}"]
+            instruction = item.row.partition("_")[2]  # without the instruction set
+            cells += [f"{item.peak_fraction:.0%}", f"{item.template} {instruction}"]
         cells.append(f"{result.lowering(result.better).gmacs:.1f}")
         if result.ratio is not None and result.peer_us is not None:
             cells += [f"{result.peer_us:.1f}", f"{result.ratio:.2f}"]

@@ -11,8 +11,9 @@ the same values again.
 
 from __future__ import annotations
 
+import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -60,6 +61,7 @@ class Tile:
     vectors: int  # vectors of output channels of a block
     rows: int  # output rows of a band
     channel_tasks: int  # tasks that share the blocks of one band
+    cycles: float  # modelled, of one core and all of the work
 
 
 def build(
@@ -76,10 +78,9 @@ def build(
     return Kernel(name, func, (kernel.packed, *kernel.epilogue.constants), "direct", row.name)
 
 
+@functools.lru_cache(maxsize=64)
 def flatten(workload: ConvWorkload) -> ConvWorkload:
     """A 1×1 convolution without stride and padding sees pixels only: one column of them."""
-    from dataclasses import replace
-
     pointwise = workload.kernel_height == workload.kernel_width == 1 and workload.stride == (1, 1)
     if pointwise and not any(workload.padding):
         pixels = workload.batch * workload.in_height * workload.in_width
@@ -97,8 +98,7 @@ def reduction(workload: ConvWorkload, row: Dot) -> tuple[int, int]:
 def reads_in_place(workload: ConvWorkload, row: Dot, *, term2: bool) -> bool:
     """Whether the tensor itself can be read: nothing to convert or pad, and no step past the end of a run."""
     length = workload.group_in_channels * (workload.kernel_width if _merges(workload) else 1)
-    same = row.data_dtype == workload.data_dtype  # where the dtype is kept, so are the values
-    return same and not any(workload.padding) and length % row.step == 0 and not term2
+    return not (row.data_dtype != workload.data_dtype or any(workload.padding) or length % row.step or term2)
 
 
 class _Direct:
@@ -116,9 +116,8 @@ class _Direct:
         self.operands = operands
         self.row = row
         self.target = target
-        merged = _merges(workload)
-        runs = reduction_runs(operands.weight, merged=merged)
-        self.run_shape = (workload.kernel_height, 1 if merged else workload.kernel_width)
+        runs = reduction_runs(operands.weight, merged=_merges(workload))
+        self.run_shape = (workload.kernel_height, runs.shape[1] // workload.kernel_height)
         self.run_length = runs.shape[2]
         _, self.steps = reduction(workload, row)
         self.tile = choose_tile(workload, row, target)
@@ -339,26 +338,28 @@ class _Direct:
 
 def cost(workload: ConvWorkload, row: Dot, target: TargetProfile) -> float:
     """Modelled cycles of one core with the best register tile."""
-    return min(tile_cost(workload, row, shape) for shape in tile_shapes(row, target))
+    return min(_costs(workload, row, target).values())
 
 
-def tile_cost(workload: ConvWorkload, row: Dot, shape: tuple[int, int]) -> float:
-    """Modelled cycles with a register tile of (pixels, vectors); edges are counted at their full cost.
+def _costs(workload: ConvWorkload, row: Dot, target: TargetProfile) -> dict[tuple[int, int], float]:
+    """Modelled cycles with each register tile (pixels, vectors); edges are counted at their full cost.
 
     A step takes the longer of its vector instructions at four a cycle and its loads at two a cycle (Zen 3, and close
     to Golden Cove and Neoverse V1).
     """
-    pixels, vectors = shape
     steps = math.prod(reduction(workload, row))
-    blocks = workload.groups * math.ceil(workload.group_out_channels / (vectors * row.lanes))
-    total = workload.out_height * workload.out_width
-    tiles = math.ceil(total / pixels)
-    width = total / tiles
-    vector_ops = width * (vectors * row.uops + row.setup_uops * row.groups)
-    loads = row.loads(width, vectors)
-    step = max(vector_ops / 4, loads / 2, row.uops + 1) + loads / 8  # loads are never quite free
-    epilogue = width * vectors * 3 + 10
-    return workload.batch * blocks * tiles * (steps * step + epilogue)
+    out_channels, total = workload.group_out_channels, workload.out_height * workload.out_width
+
+    def cycles(pixels: int, vectors: int) -> float:
+        blocks = workload.groups * math.ceil(out_channels / (vectors * row.lanes))
+        tiles = math.ceil(total / pixels)
+        width = total / tiles
+        vector_ops = width * (vectors * row.uops + row.setup_uops * row.groups)
+        loads = row.loads(width, vectors)
+        step = max(vector_ops / 4, loads / 2, row.uops + 1) + loads / 8  # loads are never quite free
+        return workload.batch * blocks * tiles * (steps * step + width * vectors * 3 + 10)  # the last: epilogue
+
+    return {shape: cycles(*shape) for shape in tile_shapes(row, target)}
 
 
 def divide(workload: ConvWorkload, row: Dot, target: TargetProfile) -> Dot:
@@ -371,9 +372,10 @@ def divide(workload: ConvWorkload, row: Dot, target: TargetProfile) -> Dot:
 
 def choose_tile(workload: ConvWorkload, row: Dot, target: TargetProfile) -> Tile:
     """The register tile with the least modelled work, and the partition that goes with it."""
-    pixels, vectors = min(tile_shapes(row, target), key=lambda shape: tile_cost(workload, row, shape))
+    costs = _costs(workload, row, target)
+    pixels, vectors = min(costs, key=lambda shape: costs[shape])
     rows, channel_tasks = _partition(workload, 2 if row.data_dtype == "int16" else 1, vectors * row.lanes, pixels)
-    return Tile(pixels, vectors, rows, channel_tasks)
+    return Tile(pixels, vectors, rows, channel_tasks, costs[pixels, vectors])
 
 
 def _partition(workload: ConvWorkload, element: int, block: int, tile_pixels: int) -> tuple[int, int]:
@@ -384,8 +386,7 @@ def _partition(workload: ConvWorkload, element: int, block: int, tile_pixels: in
     """
     work = workload
     row_bytes = (work.in_width + work.padding[1] + work.padding[3]) * work.in_channels * element * work.stride[0]
-    budget = 192 << 10
-    rows = max(1, min(work.out_height, budget // max(row_bytes, 1)))
+    rows = max(1, min(work.out_height, (192 << 10) // max(row_bytes, 1)))
     if work.out_width == 1 and rows > tile_pixels:  # pixels of a flattened 1×1: whole tiles
         rows -= rows % tile_pixels
     channel_tasks = 1

@@ -317,7 +317,7 @@ class _Depthwise:
             for i in range(outputs):
                 bias = self.epilogue.start((position + i % vectors) * lanes)
                 total[i] = bias if acc == 0 else const(0, "int32", lanes)
-        used = [plan.used(work, depth, g) for g in range(plan.out_rows)]
+        used = [plan.used(g) for g in range(plan.out_rows)]
         base = T.Bind(first_column * (work.stride[1] * self.chunk * depth) + chunk_offset * depth)
         ones = row.constant()
         taps = work.kernel_width * plan.out_rows * plan.groups * packed

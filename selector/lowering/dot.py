@@ -21,7 +21,7 @@ from selector.weights import WeightFacts
 Emit = Callable[["Dot", Expr, list[Expr], list[Expr], Expr], Expr]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared by identity: the table has each once
 class Dot:
     """One way to multiply and accumulate on one instruction set."""
 
@@ -282,9 +282,14 @@ def candidates(target: TargetProfile, lowering: Literal["int8", "int16"], groups
 
     ``groups``: how many vectors of each operand a template can take a step.
     """
+    return list(_candidates(target, lowering, groups, DOTS))
+
+
+@functools.lru_cache(maxsize=256)
+def _candidates(target: TargetProfile, lowering: str, groups: int, table: tuple[Dot, ...]) -> list[Dot]:
     rows = [
         some
-        for row in DOTS
+        for row in table
         if row.lowering == lowering
         and row.arch in (None, target.arch)
         and target.has(*row.features)

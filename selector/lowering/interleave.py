@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -11,44 +12,55 @@ from selector.lowering.tir import Expr, T, pick
 from selector.workload import ConvWorkload
 
 INTERLEAVE_UOPS = 2.2  # instructions that interleaving costs a row, column and vector of channels
+_MOST_OUT_ROWS = 4  # accumulators of more do not fit the registers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RowPlan:
     """Which input rows are interleaved for which output rows."""
 
     out_rows: int  # output rows that share the interleaved rows
     groups: int  # groups of ``depth`` input rows
     spacing: int  # input rows between neighbours in a group (the dilation)
+    depth: int  # rows that a dot instruction multiplies at once
+    kernel: int  # rows of the kernel
+    stride: int  # input rows from one output row to the next
 
     @classmethod
     def of(cls, workload: ConvWorkload, depth: int) -> RowPlan:
         """The plan with the fewest dot instructions and interleavings for each output row."""
-        kernel, stride = workload.kernel_height, workload.stride[0]
-        if workload.dilation[0] > 1:
-            return cls(1, math.ceil(kernel / depth), workload.dilation[0])
+        work = workload
+        most = min(_MOST_OUT_ROWS, work.out_height)
+        return _row_plan(work.kernel_height, work.kernel_width, work.stride, work.dilation[0], most, depth)
 
-        def cost(out_rows: int) -> float:
-            groups = math.ceil(((out_rows - 1) * stride + kernel) / depth)
-            dots = sum(len(cls(out_rows, groups, 1).used(workload, depth, g)) for g in range(out_rows))
-            interleaving = groups * depth * workload.stride[1] * INTERLEAVE_UOPS
-            return (dots * workload.kernel_width * 3 + interleaving) / out_rows
-
-        out_rows = min(range(1, min(4, workload.out_height) + 1), key=cost)
-        return cls(out_rows, math.ceil(((out_rows - 1) * stride + kernel) / depth), 1)
-
-    def tap(self, workload: ConvWorkload, depth: int, out_row: int, group: int, d: int) -> int | None:
+    def tap(self, out_row: int, group: int, d: int) -> int | None:
         """Kernel row that element ``d`` of a group contributes to an output row; None: no contribution."""
-        tap = group * depth + d - (out_row * workload.stride[0] if self.spacing == 1 else 0)
-        return tap if 0 <= tap < workload.kernel_height else None
+        tap = group * self.depth + d - (out_row * self.stride if self.spacing == 1 else 0)
+        return tap if 0 <= tap < self.kernel else None
 
-    def used(self, workload: ConvWorkload, depth: int, out_row: int) -> list[int]:
+    def used(self, out_row: int) -> list[int]:
         """Groups that an output row needs."""
         return [
             group
             for group in range(self.groups)
-            if any(self.tap(workload, depth, out_row, group, d) is not None for d in range(depth))
+            if any(self.tap(out_row, group, d) is not None for d in range(self.depth))
         ]
+
+
+@functools.lru_cache(maxsize=256)
+def _row_plan(
+    kernel_height: int, kernel_width: int, stride: tuple[int, int], dilation: int, most_out_rows: int, depth: int
+) -> RowPlan:
+    def plan(out_rows: int) -> RowPlan:
+        rows = (out_rows - 1) * stride[0] + kernel_height
+        return RowPlan(out_rows, math.ceil(rows / depth), dilation, depth, kernel_height, stride[0])
+
+    def cost(made: RowPlan) -> float:
+        dots = sum(len(made.used(g)) for g in range(made.out_rows))
+        interleaving = made.groups * depth * stride[1] * INTERLEAVE_UOPS
+        return (dots * kernel_width * 3 + interleaving) / made.out_rows
+
+    return min(map(plan, range(1, (1 if dilation > 1 else most_out_rows) + 1)), key=cost)
 
 
 def pack(weight: np.ndarray, workload: ConvWorkload, depth: int) -> np.ndarray:
@@ -58,7 +70,7 @@ def pack(weight: np.ndarray, workload: ConvWorkload, depth: int) -> np.ndarray:
     for out_row in range(plan.out_rows):
         for group in range(plan.groups):
             for d in range(depth):
-                tap = plan.tap(workload, depth, out_row, group, d)
+                tap = plan.tap(out_row, group, d)
                 if tap is not None:
                     packed[:, :, out_row, group, d] = weight[:, tap, :, 0]
     return packed

@@ -97,7 +97,7 @@ def _direct(workload: ConvWorkload, row: dot.Dot, target: TargetProfile, *, term
         points=0,
         pixels=tile.pixels,
         vectors=tile.vectors,
-        cycles=conv.tile_cost(work, row, (tile.pixels, tile.vectors)),
+        cycles=tile.cycles,
         prepare_cycles=_copy_cycles(copied, target),
         term2_cycles=sums * 3 / _ISSUE * tile.channel_tasks,
         macs=pixels * blocks * block * runs * steps * row.step,
@@ -150,7 +150,7 @@ def _depthwise(workload: ConvWorkload, row: dot.Dot, target: TargetProfile, *, t
     padded = math.ceil(work.out_channels / layout.chunk) * layout.chunk
     columns = work.in_width + work.padding[1] + work.padding[3]
     bands = work.batch * math.ceil(work.out_height / rows.out_rows)
-    used = sum(len(rows.used(work, row.depth, out_row)) for out_row in range(rows.out_rows))
+    used = sum(len(rows.used(out_row)) for out_row in range(rows.out_rows))
     dots = bands * used * work.kernel_width * work.out_width * padded / row.lanes
     per_dot = max(row.uops / _ISSUE, 0.5)  # two loads a cycle: the weights are memory operands
     interleaved = rows.groups * row.depth * columns * layout.chunk * _element_bytes(row)

@@ -23,6 +23,8 @@ class Decision:
     log2_ratio: float | None = None  # predicted or measured log2(t_int16 / t_int8); None: the policy predicts none
     layer: str = ""  # name of the layer in the network
     workload: ConvWorkload | None = None  # None where the layer could not be described as one
+    uncertainty: float | None = None  # standard deviation of a predicted log2_ratio; None: the policy has none
+    movers: tuple[tuple[str, float], ...] = ()  # features that moved the prediction most, and by how much
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -32,7 +34,11 @@ class Decision:
     def from_dict(values: Mapping[str, Any]) -> Decision:
         """The decision that ``to_dict`` wrote, after a trip through JSON or not."""
         workload = values["workload"]
-        return Decision(**{**values, "workload": None if workload is None else ConvWorkload.from_dict(workload)})
+        fields = {
+            "workload": None if workload is None else ConvWorkload.from_dict(workload),
+            "movers": tuple((str(name), float(change)) for name, change in values.get("movers", ())),
+        }
+        return Decision(**{**values, **fields})
 
 
 @runtime_checkable

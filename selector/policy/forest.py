@@ -150,10 +150,10 @@ def _fields(block: str) -> _Fields:
 def _assemble(names: tuple[str, ...], boosters: list[list[_Fields]]) -> Forest:
     """The arrays of all trees at once: tree by tree it would take several times as long."""
     trees = [tree for booster in boosters for tree in booster]
-    for number, tree in enumerate(trees):
-        if tree.get("num_cat") != "0":
+    for number, fields in enumerate(trees):
+        if fields.get("num_cat") != "0":
             raise ForestError(f"tree {number} has categorical splits: train on numerical features")
-        if tree.get("is_linear", "0") != "0":
+        if fields.get("is_linear", "0") != "0":
             raise ForestError(f"tree {number} has linear models in its leaves")
     leaves = _numbers(trees, "num_leaves", np.ones(len(trees), int), int)
     if leaves.min() < 1:

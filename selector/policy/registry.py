@@ -6,10 +6,14 @@ from collections.abc import Callable
 
 from selector.policy.base import Policy
 from selector.policy.fixed import Fixed
+from selector.policy.learned import Learned
 from selector.policy.measured import Measured
+from selector.policy.roofline import Roofline
 from selector.policy.rule import Rule
 
 POLICIES: dict[str, Callable[[], Policy]] = {
+    "learned": Learned,
+    "roofline": Roofline,
     "rule": Rule,
     "int8": lambda: Fixed("int8"),
     "int16": lambda: Fixed("int16"),

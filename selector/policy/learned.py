@@ -1,0 +1,136 @@
+"""Policy ``learned``: trees trained on measurements, and the analytic model wherever they cannot know."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from selector import features
+from selector.policy import release, roofline
+from selector.policy.base import Decision
+from selector.policy.release import Release, ReleaseError
+from selector.policy.rule import Rule
+from selector.target import TargetProfile
+from selector.workload import ConvWorkload
+
+_MOVERS = 3
+
+
+class ModelWarning(UserWarning):
+    """The released model cannot be used, or is out of date; the message says why and what follows."""
+
+
+class Learned:
+    """``folder``: a released model; None: the champion.  It is read when the first decision is asked for."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+
+    def decide(self, workload: ConvWorkload, target: TargetProfile) -> Decision:
+        """One layer's decision; a network is decided faster by ``decide_all``."""
+        return self.decide_all([workload], target)[0]
+
+    def decide_all(self, workloads: Sequence[ConvWorkload], target: TargetProfile) -> list[Decision]:
+        """The decisions of a whole network, from one prediction.
+
+        Where the model has not seen the like of a layer, or is not sure, the decision is the roofline's; without a
+        usable model, all are the rule's, after a ModelWarning.  Source and reason of a decision say so.
+        """
+        try:
+            model = _load(self.folder or release.champion())
+        except ReleaseError as error:
+            warnings.warn(f"policy 'learned' decides by the rule: {error}", ModelWarning, stacklevel=2)
+            decisions = (Rule().decide(workload, target) for workload in workloads)
+            return [replace(item, reason=f"learned → rule: {error}; {item.reason}") for item in decisions]
+        if model.stale:
+            warnings.warn(model.stale, ModelWarning, stacklevel=2)
+        rows = features.matrix(workloads, target)
+        if release.instruction_set(target) not in model.instruction_sets:
+            seen = f"no CPU with the instructions of {target.name} was trained on"
+            return [_by_roofline(row, seen) for row in rows]
+        mean, spread = model.predict(rows)
+        doubts = zip(_out_of_range(model, rows), _unsure(model, mean, spread), strict=True)
+        changes = model.forest.contributions(rows)
+        return [
+            _by_roofline(row, strange or unsure or "")
+            if strange or unsure
+            else _predicted(float(ratio), float(deviation), moved)
+            for row, ratio, deviation, moved, (strange, unsure) in zip(rows, mean, spread, changes, doubts, strict=True)
+        ]
+
+
+def _predicted(ratio: float, deviation: float, changes: np.ndarray) -> Decision:
+    strongest = np.argsort(-np.abs(changes), kind="stable")[:_MOVERS]
+    slower, faster = ("int16", "int8") if ratio > 0 else ("int8", "int16")
+    return Decision(
+        "int8" if ratio > 0 else "int16",
+        source="learned",
+        reason=f"{slower} is predicted to take {2 ** abs(ratio):.2f} times as long as {faster}",
+        log2_ratio=ratio,
+        uncertainty=deviation,
+        movers=tuple((features.NAMES[i], float(changes[i])) for i in strongest if changes[i]),
+    )
+
+
+def _by_roofline(row: np.ndarray, why: str) -> Decision:
+    decision = roofline.decision(row)
+    return replace(decision, reason=f"learned → roofline: {why}; {decision.reason}")
+
+
+def _unsure(model: Release, mean: np.ndarray, spread: np.ndarray) -> list[str | None]:
+    """Why a prediction is too close to call; None: it is not."""
+    limits = np.maximum(model.thresholds.band, model.thresholds.spread * spread)
+    return [
+        f"too close to call, predicted int16 ÷ int8 {2**ratio:.2f}" if abs(ratio) < limit else None
+        for ratio, limit in zip(mean, limits, strict=True)
+    ]
+
+
+def _out_of_range(model: Release, rows: np.ndarray) -> list[str | None]:
+    """The feature that is furthest outside of what the model has seen; None: none is.
+
+    Features that no split looks at do not count: they cannot change the prediction.
+    """
+    used = sorted(model.forest.used())
+    low, high = np.array([model.ranges[features.NAMES[column]] for column in used]).reshape(-1, 2).T
+    span = np.where(high > low, high - low, 1.0)
+    beyond = np.maximum(low - rows[:, used], rows[:, used] - high) / span
+    found: list[str | None] = []
+    for row, excess in zip(rows, beyond, strict=True):
+        worst = int(np.argmax(excess)) if used else -1
+        if worst < 0 or excess[worst] <= model.thresholds.margin:
+            found.append(None)
+            continue
+        feature, value = features.TABLE[used[worst]], row[used[worst]]
+        above = value > high[worst]
+        limit = _shown(feature, high[worst] if above else low[worst])
+        side = "above" if above else "below"
+        found.append(f"{feature.name} {_shown(feature, value)} {side} the training range {limit}")
+    return found
+
+
+def _shown(feature: features.Feature, value: float) -> str:
+    """A value in its own unit, logarithms undone."""
+    if feature.unit.startswith("log2"):
+        unit = feature.unit.removeprefix("log2").removeprefix(" of")
+        return f"{2**value:.4g}{unit}"
+    return f"{value:.4g}" if feature.unit in ("share", "0 or 1", "0 to 3", "count") else f"{value:.4g} {feature.unit}"
+
+
+def _load(folder: Path) -> Release:
+    """The model, read again only after its manifest has changed."""
+    try:
+        stamp = (folder / "manifest.json").stat().st_mtime_ns
+    except OSError:
+        stamp = 0
+    return _loaded(folder, stamp)
+
+
+@functools.lru_cache(maxsize=4)
+def _loaded(folder: Path, stamp: int) -> Release:
+    return release.load(folder)

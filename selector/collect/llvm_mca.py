@@ -26,7 +26,7 @@ _X86_PRODUCTS = (
 _X86_BITS = {"x": 128, "y": 256, "z": 512}
 _ARM_PRODUCTS = (  # pattern and products of a lane of the result
     ((r"(?:[su]|us)mmla", 8),),
-    ((r"(?:[su]|us)dot", 4),),
+    ((r"(?:[su]|us|su)dot", 4),),
     ((r"[su]ml[as]l2?|[su]mull2?|ml[as]|mul", 1),),
 )
 _JUMP = re.compile(r"\s+(?:j\w+|b|b\.\w+|cbn?z|tbn?z)\s+(?:\S+,\s*)*(\.LBB\w+)")

@@ -72,6 +72,7 @@ def test_products_of_an_x86_loop(product: str, macs: int) -> None:
     [
         ("sdot	v0.4s, v1.16b, v2.4b[0]", 16),
         ("usdot	v0.4s, v1.16b, v2.16b", 16),
+        ("sudot	v0.4s, v1.16b, v2.4b[0]", 16),
         ("smmla	v0.4s, v1.16b, v2.16b", 32),
         ("smlal	v0.4s, v1.4h, v2.h[3]", 4),
         ("smlal2	v0.4s, v1.8h, v2.8h", 4),

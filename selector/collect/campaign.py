@@ -10,6 +10,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -25,6 +26,7 @@ from selector.collect.worker import Task, WorkerSettings
 from selector.threads import host_cores
 
 _TASKS_OF_A_PROCESS = 1000  # then it is replaced, so that what leaks in it is returned
+_USELESS_POOLS = 3  # in a row that finished no task: then the run is given up
 EventKind = Literal["started", "row", "retry", "error", "finished"]
 
 
@@ -177,9 +179,20 @@ class _Run:
         )
 
     def work(self) -> None:
-        """Until nothing is left to do."""
+        """Until nothing is left to do.  Raises CollectionStopped if fresh worker processes do not help any more."""
+        useless = 0
+        while self._waiting:
+            before = self._progress.done, self._progress.retries
+            try:
+                self._work_in_pool()
+            except BrokenProcessPool as error:
+                useless = useless + 1 if before == (self._progress.done, self._progress.retries) else 0
+                if useless == _USELESS_POOLS:
+                    raise CollectionStopped(f"the worker processes do not work: {error} (--debug shows why)") from error
+
+    def _work_in_pool(self) -> None:
         pool = ProcessPool(
-            max_workers=min(self._workers, max(1, len(self._waiting))),
+            max_workers=min(self._workers, len(self._waiting)),
             max_tasks=_TASKS_OF_A_PROCESS,
             initializer=worker.start,
             initargs=(self._worker_settings,),
@@ -189,19 +202,26 @@ class _Run:
         try:
             while self._waiting or running:
                 while self._waiting and len(running) < 2 * self._workers:
-                    task = self._waiting.popleft()
-                    running[pool.schedule(self._measure, args=(task,), timeout=self._patience)] = task
+                    future = self._submit(pool, self._waiting[0])
+                    running[future] = self._waiting.popleft()
                 done, _ = wait(running, timeout=2 * self._patience, return_when=FIRST_COMPLETED)
                 if not done:
-                    raise CollectionStopped(f"no worker answered for {2 * self._patience:.0f} s")
+                    raise BrokenProcessPool(f"no answer for {2 * self._patience:.0f} s")
                 for future in done:
-                    self._finish(running.pop(future), future)
+                    row = self._row(running[future], future)
+                    self._finish(running.pop(future), row)
         finally:
+            self._waiting.extendleft(running.values())
             pool.stop()
             pool.join()
 
-    def _finish(self, task: Task, future: Future[Measurement]) -> None:
-        row = self._row(task, future)
+    def _submit(self, pool: ProcessPool, task: Task) -> Future[Measurement]:
+        try:
+            return pool.schedule(self._measure, args=(task,), timeout=self._patience)
+        except RuntimeError as error:  # the pool noticed before this thread did that its processes are dead
+            raise BrokenProcessPool(str(error)) from error
+
+    def _finish(self, task: Task, row: Measurement) -> None:
         if row.status == "noisy" and task.attempt < self._settings.attempts:
             self._progress.retries += 1
             self._waiting.append(replace(task, attempt=task.attempt + 1))
@@ -218,6 +238,10 @@ class _Run:
             reason = self._death(error.exitcode)
         except TimeoutError:
             reason = f"no answer for {self._patience:.0f} s"
+        except BrokenProcessPool:
+            raise
+        except Exception as error:  # such as a row that cannot be sent
+            reason = worker.describe_error(error)
         about = About(task.networks, task.attempt, self._run)
         return failed(task.workload, task.target_name, describe_host(), reason, about)
 

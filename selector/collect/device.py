@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import tvm
@@ -27,6 +28,7 @@ from selector.workload import ConvWorkload
 _REFERENCE_MACS = 20_000_000  # of one call of the reference kernel: around 0.3 ms
 _FLUSH = "selector.collect.flush_caches"  # global function, run by TVM's evaluator before each timed call
 _LARGEST_FLUSH_BYTES = 256 << 20
+_ZERO_TIMES = 100  # samples of zero seconds after which TVM's evaluator gives up; its own default
 
 
 class Device(Protocol):
@@ -103,26 +105,35 @@ class LocalDevice:
 
 
 class _LocalKernel:
-    """Timed by TVM's evaluator, whose loop adds next to nothing to a call."""
+    """Timed by TVM's evaluator, whose loop adds next to nothing to a call.
+
+    ``Module.time_evaluator`` computes statistics of its samples, which takes longer than many a kernel: this is what
+    is beneath it.
+    """
 
     def __init__(self, module: tvm.runtime.Module, name: str, arguments: list[tvm.runtime.Tensor]) -> None:
-        self._evaluator = functools.partial(module.time_evaluator, name, tvm.cpu(), repeat=1)
-        self._arguments = arguments
-        self._warm: dict[int, Callable[..., Any]] = {}
-        self._cold: Callable[..., Any] | None = None
+        self._module, self._name, self._arguments = module, name, arguments
+        self._evaluators: dict[tuple[int, str], Callable[..., bytes]] = {}
+        module.get_function(name)  # compiles to machine code, which is no part of what is timed
 
     def warm(self, calls: int) -> float:
         """Microseconds of one call: mean of ``calls`` calls that follow an untimed one."""
-        if calls not in self._warm:
-            self._warm[calls] = self._evaluator(number=calls)
-        return self._warm[calls](*self._arguments).mean * 1e6
+        return self._microseconds(calls)
 
     def cold(self) -> float:
         """Microseconds of one call after the caches were emptied."""
-        if self._cold is None:
-            _flush_buffer()
-            self._cold = self._evaluator(number=1, f_preproc=_FLUSH)
-        return self._cold(*self._arguments).mean * 1e6
+        _flush_buffer()
+        return self._microseconds(1, _FLUSH)
+
+    def _microseconds(self, calls: int, before: str = "") -> float:
+        if (calls, before) not in self._evaluators:
+            evaluator = tvm_ffi.get_global_func("runtime.RPCTimeEvaluator")
+            kind, index, repeats = tvm.cpu().dlpack_device_type(), 0, 1
+            self._evaluators[calls, before] = evaluator(
+                self._module, self._name, kind, index, calls, repeats, 0, _ZERO_TIMES, 0, 1, 0, before
+            )
+        (seconds,) = struct.unpack("@d", self._evaluators[calls, before](*self._arguments))
+        return seconds * 1e6
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from selector.workload import ConvWorkload
 from tests.lowering import execute
 from tests.lowering.cases import Case, cases, make_case
 
-TARGETS = ("native", "x86-64-v2", "cascadelake", "cortex-a72")
+TARGETS = ("native", "x86-64-v2", "cascadelake", "cortex-a72", "neoverse-n1")
 
 
 def check(case: Case, target: str) -> None:

@@ -160,8 +160,10 @@ def _bad_input_types() -> tuple[type[Exception], ...]:
     from selector.collect.llvm_mca import ModelUnavailable
     from selector.collect.record import DatasetError
     from selector.kernel_cases import ShapesError
+    from selector.learn.errors import RecipeError, UnknownModel
     from selector.peers import PeerUnavailable
     from selector.policy import UnknownPolicy
+    from selector.policy.release import ReleaseError
     from selector.profiles import ProfileError
     from selector.report.roofline import PlotUnavailable
     from selector.runtime import ModelError
@@ -177,7 +179,10 @@ def _bad_input_types() -> tuple[type[Exception], ...]:
         PeerUnavailable,
         PlotUnavailable,
         ProfileError,
+        RecipeError,
+        ReleaseError,
         ShapesError,
+        UnknownModel,
         UnknownPolicy,
         UnknownTarget,
     )

@@ -7,14 +7,16 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from selector.cli import collect_data
+from selector.cli import collect_data, models
 from selector.cli.bench import bench
 from selector.cli.bench_kernels import bench_kernels
 from selector.cli.collect import collect
 from selector.cli.compile import compile_network
+from selector.cli.evaluate import evaluate
 from selector.cli.explain import explain
 from selector.cli.run import run
 from selector.cli.targets import calibrate, describe, list_targets, show
+from selector.cli.train import train
 
 
 class _WithDefault(TyperGroup):
@@ -50,6 +52,15 @@ collect_app.command("merge")(collect_data.merge)
 collect_app.command("diff")(collect_data.diff)
 collect_app.command("plot")(collect_data.plot)
 app.add_typer(collect_app, name="collect")
+app.command("train")(train)
+app.command("evaluate")(evaluate)
+models_app = typer.Typer(help="Trained models: list, show, compare, promote to champion, export as a release.")
+models_app.command("list")(models.list_models)
+models_app.command("show")(models.show)
+models_app.command("compare")(models.compare)
+models_app.command("promote")(models.promote)
+models_app.command("export")(models.export)
+app.add_typer(models_app, name="models")
 targets_app = typer.Typer(help="What is known about CPUs: list and show profiles, measure or model them.")
 targets_app.command("list")(list_targets)
 targets_app.command("show")(show)

@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from selector.features import NAMES
+from selector.learn.errors import RecipeError
+from selector.policy.release import Thresholds
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-
-class RecipeError(ValueError):
-    """The recipe cannot be used; the message says which file and entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,7 @@ class Recipe:
     boosting: Boosting = Boosting()
     weights: Weights = Weights()
     tuning: Tuning = Tuning()
+    thresholds: Thresholds = field(default_factory=Thresholds)  # of the released policy
     monotone: dict[str, int] = field(default_factory=dict)  # feature -> 1 rising, -1 falling
 
     def with_trials(self, trials: int) -> Recipe:
@@ -70,7 +71,7 @@ class Recipe:
         return asdict(self)
 
 
-R = TypeVar("R", Boosting, Weights, Tuning, Recipe)
+R = TypeVar("R", Boosting, Weights, Tuning, Thresholds, Recipe)
 
 
 def load(path: Path) -> Recipe:
@@ -98,12 +99,16 @@ def parse(name: str, values: dict[str, Any]) -> Recipe:
             "name": name,
             "boosting": _record(Boosting, values.get("boosting", {})),
             "weights": _record(Weights, values.get("weights", {})),
+            "thresholds": _record(Thresholds, values.get("thresholds", {})),
             "tuning": _record(Tuning, {**tuning, "space": space}),
         },
     )
     unknown = set(space) - {entry.name for entry in fields(Boosting)}
     if unknown:
         raise ValueError(f"tuning.space names no hyper-parameter: {', '.join(sorted(unknown))}")
+    odd = set(recipe.monotone) - set(NAMES)
+    if odd:
+        raise ValueError(f"monotone names no feature: {', '.join(sorted(odd))}")
     if recipe.folds < 2 or recipe.tuning.folds < 2 or recipe.members < 1 or not 0 < recipe.bag <= 1:
         raise ValueError("folds must be at least 2, members at least 1, bag above 0 and at most 1")
     return recipe

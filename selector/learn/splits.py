@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from selector.collect.record import DatasetError
 from selector.learn.dataset import Dataset
 
 
@@ -22,13 +23,13 @@ class Split:
 def by_shape(dataset: Dataset, folds: int, seed: int) -> list[Split]:
     """Folds of whole shapes: all their targets, threads, data types; kinds in equal shares as far as shapes allow.
 
-    Raises ValueError where there are fewer shapes than folds.
+    Raises DatasetError where there are fewer shapes than folds.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
     shapes = len(np.unique(dataset.shapes))
     if shapes < folds:
-        raise ValueError(f"{folds} folds need {folds} shapes or more, the measurements have {shapes}")
+        raise DatasetError(f"{folds} folds need {folds} shapes or more, the measurements have {shapes}")
     # every kind with fewer rows than folds in one stratum: scikit-learn warns of such strata
     counts = {kind: int((dataset.kinds == kind).sum()) for kind in np.unique(dataset.kinds)}
     strata = np.array([kind if counts[kind] >= folds else "rare" for kind in dataset.kinds])

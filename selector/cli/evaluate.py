@@ -1,0 +1,62 @@
+"""``selector evaluate``: policies against the faster lowering of every measured row."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Annotated
+
+import typer
+
+from selector.cli import common
+from selector.cli.train import MEASUREMENTS, Measurements, require_packages
+
+
+@common.command
+def evaluate(
+    dataset: Measurements = MEASUREMENTS,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Release folder, alias or version number.", show_default="the package's own"),
+    ] = None,
+    policy: Annotated[
+        list[str] | None, typer.Option(help="A further policy by name, e.g. rule; repeatable.", show_default="all")
+    ] = None,
+    as_json: common.AsJson = False,
+    debug: common.Debug = False,
+) -> None:
+    """Evaluate a model and other policies on a folder of measurements: time lost against the oracle."""
+    require_packages()
+    from selector.learn import baselines, releasing
+    from selector.learn import dataset as datasets
+    from selector.learn.evaluation import LEARNED, Choices
+    from selector.policy.learned import ModelWarning
+    from selector.report import learning
+
+    names = policy or list(baselines.KNOWN)
+    unknown = [name for name in names if name not in baselines.KNOWN]
+    if unknown:
+        raise common.BadInput(f"unknown policy '{unknown[0]}': give one of {', '.join(baselines.KNOWN)}")
+    with common.progress("reading measurements", quiet=as_json) as update:
+        rows = datasets.load([dataset])
+        update("deciding")
+        with releasing.policy(model) as (learned, facts), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ModelWarning)  # it is told below
+            chosen = {LEARNED: baselines.choices(learned, rows)}
+        chosen |= {name: baselines.KNOWN[name](rows) for name in names}
+    result = Choices(rows, chosen)
+    seen = facts.data_hash == rows.digest
+    if as_json:
+        common.print_json(
+            {"rows": len(rows), "dataset": rows.digest, "trained_on": seen, "stale": facts.stale} | result.to_dict()
+        )
+        return
+    out = common.console()
+    title = f"{len(rows)} rows of {dataset}: efficiency is time of the faster ÷ time of the chosen"
+    out.print(learning.policies_table(result.scores(), result.time_ratios(), title))
+    for column in ("target", "kind", "threads"):
+        groups = {name: result.scores_by(column, name) for name in chosen}
+        out.print(learning.groups_table(groups, f"mean efficiency by {column}"))
+    if facts.stale:
+        out.print(f"[yellow]{facts.stale}[/]")
+    if seen:
+        out.print("[yellow]the model was trained on these very rows: see its card for held-out figures[/]")

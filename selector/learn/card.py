@@ -1,0 +1,135 @@
+"""The evaluation and the model card as Markdown."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from selector.features import NAMES, TABLE_VERSION
+from selector.learn.evaluation import GROUPS, LEARNED, HeldOut
+from selector.learn.pipeline import Trained
+
+_PROTOCOLS = {  # protocol -> heading, what it means
+    "network": (
+        "Held-out networks",
+        "Every shape of a network is left out of training, in all data types, thread counts and targets.",
+    ),
+    "target": ("Held-out targets", "An instruction set that training has not seen, on shapes that it has."),
+    "shape": ("Held-out shapes", "Folds of whole shapes."),
+}
+
+
+def report(trained: Trained) -> str:
+    """The last evaluation: what was trained on what, and how it compares where it was not trained."""
+    sections = [
+        f"# Evaluation of recipe `{trained.recipe.name}`\n",
+        "Written by `selector train --report`. Efficiency is the time of the faster lowering over the time of the "
+        "chosen one; regret is the time lost relative to the faster one. Ratios are medians of interleaved rounds; "
+        "what is left of their noise counts against every policy, the oracle excepted.\n",
+        _facts(trained),
+        *_results(trained),
+    ]
+    return "\n".join(sections)
+
+
+def model_card(trained: Trained) -> str:
+    """What the released model is for, what it was made from, and where it is known to be weak."""
+    targets = ", ".join(map(str, np.unique(trained.dataset.targets)))
+    noise = float(np.median(trained.dataset.width))
+    limits = [
+        f"It was trained on {targets}; on other targets it extrapolates through the features, which put shapes and "
+        "targets on common scales. Held-out targets below say how well that went among these.",
+        f"Threads: {', '.join(map(str, np.unique(trained.dataset.threads)))}; other counts are extrapolation.",
+        "The caches are those of the machine that measured; calibrated rates of a target are read where they exist.",
+        f"Labels are noisy: the median width of the 95 % confidence interval of log2(t_int16 / t_int8) is {noise:.3f}. "
+        "Rows whose lowerings are equally fast are decided by noise, and hardly matter.",
+        "It knows the kernels it was measured with: after a change of the kernels, collect and train again.",
+        "Times are those of a kernel alone with warm caches, not of a network around it.",
+    ]
+    return "\n".join(
+        [
+            "# Model card: which integer lowering of a quantized convolution is faster\n",
+            "Predicts log2(t_int16 / t_int8) of one convolution on one CPU target from its shape, data types, weight "
+            "facts and the target's features. Above zero `int8` is faster, below `int16`. Both lowerings give the same "
+            "result bit for bit: a wrong prediction costs time, never correctness.\n",
+            f"An ensemble of {trained.recipe.members} models of gradient-boosted trees (LightGBM text format), each "
+            f"trained on {trained.recipe.bag:.0%} of the shapes. Their mean is the prediction, their spread says how "
+            "sure it is.\n",
+            _facts(trained),
+            "## Known limits\n",
+            "\n".join(f"- {limit}" for limit in limits) + "\n",
+            *_results(trained),
+        ]
+    )
+
+
+def _facts(trained: Trained) -> str:
+    data = trained.dataset
+    networks = Counter(name for names in data.networks for name in names)
+    boosting = ", ".join(f"{name} {value:.4g}" for name, value in asdict(trained.ensemble.boosting).items())
+    return _table(
+        ("", ""),
+        [
+            ("data set", f"`{data.digest}`, {len(data)} rows, {len(np.unique(data.shapes))} shapes"),
+            ("targets", ", ".join(f"{name} ({count})" for name, count in _counts(data.targets))),
+            ("kinds", ", ".join(f"{name} ({count})" for name, count in _counts(data.kinds))),
+            ("threads", ", ".join(f"{name} ({count})" for name, count in _counts(data.threads))),
+            ("networks", ", ".join(sorted(networks)) or "none"),
+            ("int16 faster", f"{(data.log2_ratio < 0).mean():.1%} of the rows"),
+            ("kernels", ", ".join(f"`{name}`" for name in sorted(data.fingerprints))),
+            ("features", f"{len(NAMES)}, table `{TABLE_VERSION}`"),
+            ("hyper-parameters", f"{boosting}, {trained.recipe.tuning.trials} trials"),
+        ],
+    )
+
+
+def _results(trained: Trained) -> list[str]:
+    verdicts = [
+        (item.what, f"{item.reached:.4f}", f"{item.wanted:.4f}", "yes" if item.met else "**no**")
+        for item in trained.evaluation.verdicts()
+    ]
+    sections = ["## Bars\n", _table(("bar", "reached", "wanted", "met"), verdicts)]
+    for protocol, (title, text) in _PROTOCOLS.items():
+        if protocol in trained.evaluation.held_out:
+            sections += [f"## {title}\n", f"{text}\n", _protocol(trained.evaluation.held_out[protocol])]
+    return sections
+
+
+def _protocol(held_out: HeldOut) -> str:
+    scores, times = held_out.scores(), held_out.time_ratios()
+    rows = [
+        (
+            f"**{name}**" if name == LEARNED else name,
+            *[f"{number:.4f}" for number in (value.mean, value.p10, value.p5, value.worst)],
+            f"{value.regret_mean:.2%}",
+            f"{value.agreement:.1%}",
+            f"{times[name]:.4f}",
+        )
+        for name, value in sorted(scores.items(), key=lambda item: -item[1].mean)
+    ]
+    headings = ("policy", "mean", "P10", "P5", "worst", "mean regret", "right", "time ÷ oracle")
+    closed = f"Of the gap between the best baseline and the oracle {held_out.gap_closed():.0%} is closed.\n"
+    return "\n".join([_table(headings, rows), closed, *(_groups(held_out, column) for column in ("fold", *GROUPS))])
+
+
+def _groups(held_out: HeldOut, column: str) -> str:
+    """Mean efficiency of every policy, and the worst row of the learned one."""
+    groups = {name: held_out.scores_by(column, name) for name in held_out.chosen}
+    rows = [
+        (label, str(own.rows), *[f"{groups[name][label].mean:.4f}" for name in groups], f"{own.worst:.3f}")
+        for label, own in groups[LEARNED].items()
+    ]
+    return _table((column, "rows", *groups, f"{LEARNED}, worst"), rows)
+
+
+def _counts(values: np.ndarray) -> list[tuple[str, int]]:
+    names, counts = np.unique(values, return_counts=True)
+    return [(str(name), int(count)) for name, count in zip(names, counts, strict=True)]
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [headings, ["---" if number == 0 else "---:" for number in range(len(headings))], *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"

@@ -1,0 +1,135 @@
+"""Training on a made-up machine: repeatable, better than every rule, honest about what it has not seen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from selector.learn import baselines, card, evaluation, fallback, model, releasing
+from selector.learn.dataset import Dataset, from_frame
+from selector.learn.evaluation import LEARNED, TREES
+from selector.learn.pipeline import Trained, train
+from selector.learn.recipe import Boosting, Recipe, Tuning, Weights
+from selector.policy import release
+from selector.policy.learned import Learned
+from selector.policy.release import Thresholds
+from tests.learn.frames import frame, measurements
+
+RECIPE = Recipe(
+    "test",
+    folds=3,
+    members=2,
+    boosting=Boosting(num_iterations=60, learning_rate=0.1, num_leaves=8, min_data_in_leaf=4),
+    thresholds=Thresholds(margin=0.05, band=0.02, spread=0.5),
+    monotone={"ratio_time": 1},
+)
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return from_frame(frame(measurements(80)))
+
+
+@pytest.fixture(scope="module")
+def trained(data: Dataset) -> Trained:
+    return train(data, RECIPE)
+
+
+def test_weights_are_cost_times_certainty(data: Dataset) -> None:
+    rows = np.arange(3)
+    part = replace(data.take(rows), log2_ratio=np.array([0.0, -5.0, 0.5]), width=np.array([0.0, 0.0, 0.2]))
+    weights = model.sample_weights(part, Weights(cap=1.0, floor=0.1, width=0.2))
+    np.testing.assert_allclose(weights / weights[0], [1, 10, 2.5])
+    assert weights.mean() == pytest.approx(1)
+
+
+def test_same_rows_make_the_same_bytes(data: Dataset, trained: Trained) -> None:
+    again = from_frame(frame(measurements(80)[::-1]))
+    assert model.fit(again, RECIPE, RECIPE.boosting).texts() == trained.ensemble.texts()
+
+
+def test_tuning_repeats_and_stays_in_its_space(data: Dataset) -> None:
+    tuned = replace(RECIPE, tuning=Tuning(trials=3, folds=2, space={"num_leaves": (4, 10), "lambda_l2": (0.5, 2.0)}))
+    first, second = model.tune(data, tuned), model.tune(data, tuned)
+    assert first == second
+    assert 4 <= first.num_leaves <= 10
+    assert 0.5 <= first.lambda_l2 <= 2.0
+    assert first.learning_rate == RECIPE.boosting.learning_rate
+
+
+def test_trees_beat_every_rule_on_held_out_shapes_and_networks(trained: Trained) -> None:
+    for protocol in ("shape", "network"):
+        scores = trained.evaluation.held_out[protocol].scores()
+        assert scores[TREES].mean > max(scores[name].mean for name in baselines.KNOWN)
+        assert scores[TREES].mean > 0.97
+
+
+def test_protocols_cover_what_they_say(data: Dataset, trained: Trained) -> None:
+    held_out = trained.evaluation.held_out
+    assert len(held_out["shape"].rows) == len(held_out["target"].rows) == len(data)
+    assert set(held_out["network"].folds) == {"net_a", "net_b", "net_c"}
+    assert set(held_out["network"].chosen) == {LEARNED, TREES, *baselines.NAMES}
+    assert len(held_out["network"].rows) == sum(len(names) for names in data.networks)
+
+
+def test_an_unseen_instruction_set_is_the_rooflines(trained: Trained) -> None:
+    held_out = trained.evaluation.held_out["target"]
+    np.testing.assert_array_equal(held_out.chosen[LEARNED], held_out.chosen["roofline"])
+
+
+def test_verdicts_name_every_target(trained: Trained) -> None:
+    verdicts = trained.evaluation.verdicts()
+    text = "\n".join(item.what for item in verdicts)
+    for target in ("x86-64", "x86-64-v3"):
+        assert f"held-out network: {target}, mean above" in text
+        assert f"held-out target: {target}, mean not below rule" in text
+    assert {item.met for item in verdicts if item.reached < item.wanted} <= {False}
+
+
+def test_progress_reaches_the_end(data: Dataset) -> None:
+    seen: list[float] = []
+    quick = replace(RECIPE, folds=2, members=1, boosting=replace(RECIPE.boosting, num_iterations=2))
+    evaluation.evaluate(data, quick, lambda _, share: seen.append(share))
+    assert seen == sorted(seen)
+    assert seen[-1] == 1
+
+
+def test_release_predicts_and_decides_as_evaluated(data: Dataset, trained: Trained, tmp_path: Path) -> None:
+    releasing.write(trained, tmp_path / "model")
+    made = release.load(tmp_path / "model")
+    mean, spread = trained.ensemble.predict(data.features)
+    np.testing.assert_allclose(made.predict(data.features), (mean, spread), rtol=1e-9, atol=1e-12)
+    chosen = fallback.shipped(trained.ensemble, data, data, RECIPE.thresholds)
+    with pytest.warns(match="trained on other kernels"):
+        decided = baselines.choices(Learned(tmp_path / "model"), data)
+    np.testing.assert_array_equal(chosen, decided)
+
+
+def test_fallback_outside_of_the_training_range(data: Dataset) -> None:
+    works = np.array([work.in_channels for work in data.workloads])
+    small, large = data.take(np.flatnonzero(works <= 64)), data.take(np.flatnonzero(works > 200))
+    thresholds = Thresholds(margin=0.0)
+    ensemble = model.fit(small, RECIPE, RECIPE.boosting)
+    chosen = fallback.shipped(ensemble, small, large, thresholds)
+    np.testing.assert_array_equal(chosen, large.features[:, fallback.RATIO] < 0)
+    wide = fallback.shipped(ensemble, small, large, Thresholds(margin=100.0))
+    np.testing.assert_array_equal(wide, ensemble.predict(large.features)[0] <= 0)
+
+
+def test_roofline_baseline_is_the_policy(data: Dataset) -> None:
+    from selector.policy.roofline import Roofline
+
+    np.testing.assert_array_equal(baselines.KNOWN["roofline"](data), baselines.choices(Roofline(), data))
+
+
+def test_report_and_card_show_the_figures(trained: Trained) -> None:
+    report, text = card.report(trained), card.model_card(trained)
+    mean = trained.evaluation.held_out["network"].scores()[LEARNED].mean
+    for document in (report, text):
+        assert f"| **learned** | {mean:.4f} |" in document
+        assert trained.dataset.digest in document
+        assert document.count("\n# ") + document.startswith("# ") == 1
+    assert "Known limits" in text

@@ -7,6 +7,7 @@ after the other.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,32 +55,36 @@ class Forest:
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Raw scores (members, samples) float64 of features (samples, features); sums run in LightGBM's order."""
-        values = self.value[self._walk(_checked(x, self)).reshape(len(self.roots), len(x))]
-        ends = np.cumsum(self.members)
-        return np.stack(
-            [np.cumsum(values[end - count : end], axis=0)[-1] for end, count in zip(ends, self.members, strict=True)]
-        )
+        return self._scores(self._walk(_checked(x, self)), len(x))
 
-    def contributions(self, x: np.ndarray) -> np.ndarray:
-        """What each feature changed along the decision paths, (samples, features) float64, mean over the members.
+    def explain(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The raw scores, and what each feature changed along the decision paths: (samples, features) float64.
 
-        Each split is credited with the difference of the means on both of its ends (Saabas), so that a row adds up to
-        the prediction less ``bias``.
+        Changes are means over the members.  Each split is credited with the difference of the means on both of its ends
+        (Saabas), so that a row adds up to the mean prediction less ``bias``.
         """
         x = _checked(x, self)
         changes = np.zeros(x.size)
-        self._walk(x, changes)
-        return changes.reshape(x.shape) / len(self.members)
+        scores = self._scores(self._walk(x, changes), len(x))
+        return scores, changes.reshape(x.shape) / len(self.members)
 
     @property
     def bias(self) -> float:
         """Prediction before any feature is looked at, mean over the members."""
         return float(self.value[self.roots].sum() / len(self.members))
 
-    def used(self) -> frozenset[int]:
-        """Indices of the features that some split looks at: others cannot change a prediction."""
+    @functools.cached_property
+    def used(self) -> tuple[int, ...]:
+        """Indices of the features that some split looks at, rising: others cannot change a prediction."""
         inner = self.children[::2] != np.arange(len(self.feature))
-        return frozenset(map(int, np.unique(self.feature[inner])))
+        return tuple(map(int, np.unique(self.feature[inner])))
+
+    def _scores(self, leaves: np.ndarray, samples: int) -> np.ndarray:
+        values = self.value[leaves.reshape(len(self.roots), samples)]
+        ends = np.cumsum(self.members)
+        return np.stack(
+            [np.cumsum(values[end - count : end], axis=0)[-1] for end, count in zip(ends, self.members, strict=True)]
+        )
 
     def _walk(self, x: np.ndarray, changes: np.ndarray | None = None) -> np.ndarray:
         """Leaves (trees * samples,) that the samples end in; ``changes`` (samples * features) gets what splits add."""

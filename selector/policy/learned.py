@@ -53,9 +53,8 @@ class Learned:
         if release.instruction_set(target) not in model.instruction_sets:
             seen = f"no CPU with the instructions of {target.name} was trained on"
             return [_by_roofline(row, seen) for row in rows]
-        mean, spread = model.predict(rows)
+        mean, spread, changes = model.explain(rows)
         doubts = zip(_out_of_range(model, rows), _unsure(model, mean, spread), strict=True)
-        changes = model.forest.contributions(rows)
         return [
             _by_roofline(row, strange or unsure or "")
             if strange or unsure
@@ -96,7 +95,7 @@ def _out_of_range(model: Release, rows: np.ndarray) -> list[str | None]:
 
     Features that no split looks at do not count: they cannot change the prediction.
     """
-    used = sorted(model.forest.used())
+    used = list(model.forest.used)
     low, high = np.array([model.ranges[features.NAMES[column]] for column in used]).reshape(-1, 2).T
     span = np.where(high > low, high - low, 1.0)
     beyond = np.maximum(low - rows[:, used], rows[:, used] - high) / span

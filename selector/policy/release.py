@@ -83,6 +83,11 @@ class Release:
         each = self.forest.predict(features)
         return each.mean(axis=0), each.std(axis=0)
 
+    def explain(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What ``predict`` gives, and what each feature changed, (rows, features): see ``Forest.explain``."""
+        each, changes = self.forest.explain(features)
+        return each.mean(axis=0), each.std(axis=0), changes
+
 
 def instruction_set(target: TargetProfile) -> tuple[str, ...]:
     """The dot instructions that a CPU has: what tells targets apart in kind, not in degree."""

@@ -17,7 +17,10 @@ _STYLES = {"int8": "cyan", "int16": "magenta", "tvm": "yellow"}
 
 
 def decision_row(decision: Decision) -> dict[str, Any]:
-    """One layer's decision as plain values; byte counts are of input, weights and output together."""
+    """One layer's decision as plain values; byte counts are of input, weights and output together.
+
+    ``time_ratio`` is the predicted or measured t_int16 / t_int8, None where the policy has none.
+    """
     workload = decision.workload
     facts: dict[str, Any] = {"shape": None, "kind": None, "bytes": None, "macs": None}
     if workload is not None:
@@ -27,7 +30,8 @@ def decision_row(decision: Decision) -> dict[str, Any]:
             "bytes": workload.data_bytes() + workload.weight_bytes() + workload.out_bytes(),
             "macs": workload.macs(),
         }
-    return {"layer": decision.layer} | facts | decision.to_dict()
+    ratio = None if decision.log2_ratio is None else 2**decision.log2_ratio
+    return {"layer": decision.layer} | facts | decision.to_dict() | {"time_ratio": ratio}
 
 
 def lowering_counts(decisions: Sequence[Decision]) -> dict[str, int]:
@@ -54,8 +58,14 @@ def decisions_table(decisions: Sequence[Decision], stored: Mapping[str, Mapping[
     for name in lowerings:
         table.add_column(f"weights as {name}", justify="right")
     table.add_column("lowering", no_wrap=True)
+    rated = any(decision.log2_ratio is not None for decision in decisions)
+    moved = any(decision.movers for decision in decisions)
+    if rated:
+        table.add_column("int16 ÷ int8 time", justify="right", no_wrap=True)
     table.add_column("source", no_wrap=True)
     table.add_column("reason")
+    if moved:
+        table.add_column("moved most by, in log2")
     for decision in decisions:
         row = decision_row(decision)
         style = _STYLES[decision.lowering]
@@ -67,10 +77,20 @@ def decisions_table(decisions: Sequence[Decision], stored: Mapping[str, Mapping[
             "-" if row["macs"] is None else f"{row['macs'] / 1e6:.2f}",
             *[format_bytes(stored[decision.layer][name]) if decision.layer in stored else "-" for name in lowerings],
             f"[{style}]{decision.lowering}[/]",
+            *([_time_ratio(decision)] if rated else []),
             decision.source,
             decision.reason,
+            *([", ".join(f"{name} {change:+.2f}" for name, change in decision.movers) or "-"] if moved else []),
         )
     return table
+
+
+def _time_ratio(decision: Decision) -> str:
+    """Predicted time of int16 over that of int8, with one standard deviation as a factor."""
+    if decision.log2_ratio is None:
+        return "-"
+    ratio = f"{2**decision.log2_ratio:.2f}"
+    return ratio if decision.uncertainty is None else f"{ratio} ×÷ {2**decision.uncertainty:.2f}"
 
 
 def differences_table(differences: Sequence[Difference]) -> Table:

@@ -76,17 +76,18 @@ def test_ensemble() -> None:
 def test_contributions_add_up() -> None:
     x, y = sample(5, holes=0.1)
     forest = Forest.parse([train(x, y * scale).model_to_string() for scale in (1, 3)])
-    changes = forest.contributions(x)
+    scores, changes = forest.explain(x)
     assert changes.shape == x.shape
-    np.testing.assert_allclose(changes.sum(axis=1) + forest.bias, forest.predict(x).mean(axis=0), rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(scores, forest.predict(x))
+    np.testing.assert_allclose(changes.sum(axis=1) + forest.bias, scores.mean(axis=0), rtol=0, atol=1e-12)
 
 
 def test_only_split_features_contribute() -> None:
     rng = np.random.default_rng(6)
     x = rng.normal(size=(300, FEATURES))
     forest = Forest.parse([train(x, np.where(x[:, 2] > 0, 1.0, -1.0), num_leaves=2, rounds=1).model_to_string()])
-    assert forest.used() == {2}
-    changes = forest.contributions(x)
+    assert forest.used == (2,)
+    _, changes = forest.explain(x)
     assert not np.delete(changes, 2, axis=1).any()
     assert (np.sign(changes[:, 2]) == np.sign(x[:, 2])).mean() > 0.98
 

@@ -7,7 +7,7 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,10 +21,11 @@ from selector.cli import common
 if TYPE_CHECKING:
     from selector.collect.campaign import Event, Progress
     from selector.collect.sources import Candidate
-    from selector.collect.worker import Task
+    from selector.target import TargetLike
 
 DEFAULT_FOLDER = Path("datasets/measurements")
 _X86_TARGETS = ("x86-64", "x86-64-v2", "x86-64-v3")
+_POOL = 10  # random convolutions to choose from, for each that --active is to collect
 _SECONDS_BETWEEN_LINES = 60.0  # of progress, where standard error is no terminal
 
 Networks = Annotated[list[Path] | None, typer.Argument(help="More networks, after --from.", show_default=False)]
@@ -37,6 +38,13 @@ Architectures = Annotated[
 Samples = Annotated[int | None, typer.Option(min=1, help="Collect this many random convolutions.")]
 Plan = Annotated[
     int | None, typer.Option(min=1, help="Collect this many convolutions, a mix of published and random ones.")
+]
+Active = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of a released model: collect those convolutions that it is likely to be most wrong about, of "
+        "those given or of random ones."
+    ),
 ]
 Targets = Annotated[
     list[str] | None,
@@ -55,6 +63,8 @@ def collect(
     architectures: Architectures = None,
     samples: Samples = None,
     plan: Plan = None,
+    active: Active = None,
+    count: Annotated[int, typer.Option(min=1, help="With --active: how many convolutions, for each target.")] = 100,
     seed: Annotated[int, typer.Option(help="Seed of what is drawn at random.")] = 0,
     target: Targets = None,
     threads: ThreadCounts = None,
@@ -75,14 +85,19 @@ def collect(
 ) -> None:
     """Time both lowerings of convolutions on this machine and store the rows; what is stored already is left out."""
     paths = [common.existing_file(path, "the network") for path in [*(networks or []), *(more_networks or [])]]
-    if not (paths or architectures or samples or plan):
-        raise common.BadInput("nothing to collect: give --plan, --samples, --architectures or --from")
+    if not (paths or architectures or samples or plan or active):
+        raise common.BadInput("nothing to collect: give --plan, --samples, --architectures, --active or --from")
+    if active and not (paths or architectures or samples or plan):
+        samples = _POOL * count
     from selector.collect import campaign
     from selector.collect.protocol import Rules
     from selector.collect.store import Store, StoreFull
+    from selector.collect.tasks import ReleasedModel, pending
+    from selector.policy import release
     from selector.threads import host_cores
 
     targets = _targets(target)
+    model = ReleasedModel(release.load(active)) if active else None
     counts = list(dict.fromkeys(threads or (1, host_cores())))
     if max(counts) > host_cores():
         raise common.BadInput(f"--threads {max(counts)}: this machine has {host_cores()} CPUs")
@@ -91,9 +106,10 @@ def collect(
     settings = campaign.Settings(Rules(width=width, max_seconds=max_seconds), workers, debug=debug)
     try:
         with Store.open(into) as store, _terminable():
-            tasks, known = _tasks(candidates, targets, set() if again else store.finished())
-            if known and not as_json:
-                typer.echo(f"{known} rows are in {into} already", err=True)
+            finished = set() if again else store.finished()
+            tasks = pending(candidates, targets, finished, model, count)
+            if not as_json:
+                _tell_known(candidates, targets, finished, into)
             with _listener(as_json=as_json) as listen:
                 result = campaign.collect(tasks[:limit], store, settings, listen)
     except (StoreFull, campaign.CollectionStopped) as error:
@@ -106,21 +122,22 @@ def collect(
         raise common.WorkFailed("not one pair could be measured: 'selector collect status' shows the errors")
 
 
-def _targets(names: Sequence[str] | None) -> dict[str, str]:
-    """Name in the dataset -> target as the user gave it.  Raises NotMeasurable, UnknownTarget, BadInput."""
+def _targets(names: Sequence[str] | None) -> dict[str, TargetLike]:
+    """Name in the dataset -> target.  Raises NotMeasurable, UnknownTarget, BadInput."""
     from selector.target import NotMeasurable, profile, why_not_here
 
     if not names:
         names = _X86_TARGETS if platform.machine() == "x86_64" else ("native",)
-    targets = {}
+    targets: dict[str, TargetLike] = {}
     for name in names:
-        wanted = profile(common.resolve_target(name))
+        target = common.resolve_target(name)
+        wanted = profile(target)
         reason = why_not_here(wanted)
         if reason:
             raise NotMeasurable(
                 f"kernels for '{wanted.name}' are timed by running them, but this machine {reason}: collect on another"
             )
-        targets[wanted.name if name == "native" else name] = name
+        targets[wanted.name if name == "native" else name] = target
     return targets
 
 
@@ -147,18 +164,14 @@ def _candidates(
     return sources.combine(*lists)
 
 
-def _tasks(candidates: Sequence[Candidate], targets: dict[str, str], finished: set[str]) -> tuple[list[Task], int]:
-    """What is left to do, all targets of a convolution next to each other; and how many rows there are already."""
+def _tell_known(
+    candidates: Sequence[Candidate], targets: dict[str, TargetLike], finished: Set[str], into: Path
+) -> None:
     from selector.collect.record import measurement_key
-    from selector.collect.worker import Task
 
-    tasks = [
-        Task(candidate.workload, common.resolve_target(given), name, candidate.networks)
-        for candidate in candidates
-        for name, given in targets.items()
-    ]
-    left = [task for task in tasks if measurement_key(task.workload, task.target_name) not in finished]
-    return left, len(tasks) - len(left)
+    known = sum(measurement_key(item.workload, name) in finished for item in candidates for name in targets)
+    if known:
+        typer.echo(f"{known} of {len(candidates) * len(targets)} rows are in {into} already", err=True)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def test_collects_and_goes_on(selector_command: Run, network: Path, tmp_path: Pa
 
     again = selector_command(*arguments)
     assert again.code == 0, again.err
-    assert f"1 rows are in {tmp_path / 'rows'} already" in again.err
+    assert f"1 of 1 rows are in {tmp_path / 'rows'} already" in again.err
     assert "0 rows in" in again.out
 
 
@@ -41,6 +41,7 @@ def test_refuses(selector_command: Run, tmp_path: Path) -> None:
     selector_command("collect", "--samples", 1, "--threads", 4096, *into).assert_bad_input(
         f"this machine has {host_cores()} CPUs"
     )
+    selector_command("collect", "--active", tmp_path / "none", *into).assert_bad_input("there is no model in")
     selector_command("collect", "--architectures", tmp_path, *into).assert_bad_input("no architecture files")
     assert not (tmp_path / "rows").exists()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from selector.learn import baselines, model, splits
 from selector.learn.dataset import Dataset
 from selector.learn.fallback import shipped
 from selector.learn.metrics import Score, gap_closed, score, scores_by, time_ratio
-from selector.learn.recipe import Recipe
+from selector.learn.recipe import Boosting, Recipe
 from selector.learn.splits import Split
 
 LEARNED = "learned"  # the policy as it is released, fallbacks included
@@ -151,10 +152,12 @@ def evaluate(dataset: Dataset, recipe: Recipe, progress: Callable[[str, float], 
     for protocol, folds in protocols.items():
         if not folds:
             continue
+        tuned = _tune(dataset, folds, recipe)
+        predict = functools.partial(_predict, dataset, recipe, tuned, known)
         parts = []
         for start in range(0, len(folds), model.WORKERS):
             batch = folds[start : start + model.WORKERS]
-            parts += model.parallel(lambda fold: _predict(dataset, fold, recipe, known), batch)
+            parts += model.parallel(predict, batch)
             done += len(batch)
             if progress:
                 progress(f"held out by {protocol}: {batch[-1].name}", done / total)
@@ -162,9 +165,18 @@ def evaluate(dataset: Dataset, recipe: Recipe, progress: Callable[[str, float], 
     return Evaluation(results)
 
 
-def _predict(dataset: Dataset, fold: Split, recipe: Recipe, known: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _tune(dataset: Dataset, folds: Sequence[Split], recipe: Recipe) -> dict[str, Boosting]:
+    """Hyper-parameters of each block of folds."""
+    rows = splits.blocks(folds)
+    found = model.parallel(lambda block: model.tune(dataset.take(rows[block]), recipe), list(rows))
+    return dict(zip(rows, found, strict=True))
+
+
+def _predict(
+    dataset: Dataset, recipe: Recipe, tuned: Mapping[str, Boosting], known: Mapping[str, np.ndarray], fold: Split
+) -> dict[str, np.ndarray]:
     train, test = dataset.take(fold.train), dataset.take(fold.test)
-    ensemble = model.fit(train, recipe, model.tune(train, recipe))
+    ensemble = model.fit(train, recipe, tuned[fold.block])
     mean, spread = ensemble.predict(test.features)
     columns = {"predicted": mean, "spread": spread}
     columns |= {LEARNED: shipped(ensemble, train, test, recipe.thresholds), TREES: mean <= 0}

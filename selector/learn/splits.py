@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from selector.collect.record import DatasetError
 from selector.learn.dataset import Dataset
+
+_NETWORK_BLOCKS = 3
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class Split:
     name: str  # of what is held out
     train: np.ndarray
     test: np.ndarray
+    block: str  # folds of a block share hyper-parameters, tuned on the rows that all of them train on
 
 
 def by_shape(dataset: Dataset, folds: int, seed: int) -> list[Split]:
@@ -37,17 +40,20 @@ def by_shape(dataset: Dataset, folds: int, seed: int) -> list[Split]:
         strata[strata == "rare"] = max(counts, key=lambda kind: counts[kind])
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     parts = splitter.split(np.empty(len(dataset)), strata, dataset.shapes)
-    return [Split(str(number), train, test) for number, (train, test) in enumerate(parts)]
+    return [Split(str(number), train, test, str(number)) for number, (train, test) in enumerate(parts)]
 
 
 def by_network(dataset: Dataset) -> list[Split]:
-    """One fold per published network: its rows are held out, and every row with a shape that occurs in it."""
+    """One fold per published network: its rows are held out, and every row with a shape that occurs in it.
+
+    Networks are many: they are tuned for in a few blocks, on rows without any of a block's networks.
+    """
     splits = []
-    for name in sorted({name for names in dataset.networks for name in names}):
+    for number, name in enumerate(sorted({name for names in dataset.networks for name in names})):
         test = np.array([name in names for names in dataset.networks])
         seen = np.isin(dataset.shapes, dataset.shapes[test])
         if not seen.all():
-            splits.append(Split(name, np.flatnonzero(~seen), np.flatnonzero(test)))
+            splits.append(Split(name, np.flatnonzero(~seen), np.flatnonzero(test), str(number % _NETWORK_BLOCKS)))
     return splits
 
 
@@ -61,4 +67,12 @@ def by_target(dataset: Dataset) -> list[Split]:
 
 def _one_out(masks: Iterable[tuple[str, np.ndarray]]) -> Iterator[Split]:
     for name, test in masks:
-        yield Split(name, np.flatnonzero(~test), np.flatnonzero(test))
+        yield Split(name, np.flatnonzero(~test), np.flatnonzero(test), name)
+
+
+def blocks(splits: Sequence[Split]) -> dict[str, np.ndarray]:
+    """Rows that every fold of a block trains on: hyper-parameters tuned there have seen none of its held-out rows."""
+    rows: dict[str, np.ndarray] = {}
+    for split in splits:
+        rows[split.block] = np.intersect1d(rows.get(split.block, split.train), split.train)
+    return rows

@@ -77,3 +77,13 @@ def test_every_network_is_held_out_once() -> None:
 def test_too_few_shapes() -> None:
     with pytest.raises(ValueError, match="5 folds need 5 shapes"):
         splits.by_shape(from_frame(frame(measurements(3))), 5, 0)
+
+
+@settings(max_examples=40)
+@given(datasets)
+def test_hyper_parameters_are_tuned_without_any_held_out_shape(data: Dataset) -> None:
+    for parts in (splits.by_network(data), splits.by_shape(data, 3, 0)):
+        rows = splits.blocks(parts)
+        for part in parts:
+            assert not set(data.shapes[rows[part.block]]) & set(data.shapes[part.test])
+            assert set(rows[part.block]) <= set(part.train)

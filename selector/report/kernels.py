@@ -45,8 +45,8 @@ def kernels_table(results: Sequence[KernelResult], weights: Sequence[str]) -> Ta
         table.add_column("kernel", no_wrap=True, overflow="ellipsis")
     table.add_column("GMAC/s", justify="right", min_width=6)
     if peer:
-        table.add_column(f"{peer} µs", justify="right", min_width=7)
-        table.add_column(f"÷ {peer}", justify="right", min_width=5)
+        for heading in (f"{peer} µs", f"÷ {peer}"):
+            table.add_column(heading, justify="right", min_width=max(7, len(heading)))
     for result, kind in zip(results, weights, strict=True):
         work = result.case.workload
         cells = [work.describe(), f"{result.case.dtypes} {kind}", f"{work.macs() / 1e6:.1f}"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,12 +51,17 @@ class WorkFailed(RuntimeError):
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
-    """Turn exceptions into one line on standard error and an exit code; needs a parameter ``debug``."""
+    """Turn exceptions into one line on standard error and an exit code; needs a parameter ``debug``.
+
+    Warnings become a line each.
+    """
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            function(*args, **kwargs)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                function(*args, **kwargs)
         except (typer.Exit, typer.Abort, KeyboardInterrupt):
             raise
         except Exception as error:
@@ -186,6 +192,10 @@ def _bad_input_types() -> tuple[type[Exception], ...]:
         UnknownPolicy,
         UnknownTarget,
     )
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    typer.echo(f"warning: {message}", err=True)
 
 
 def _first_line(error: Exception) -> str:

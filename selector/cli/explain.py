@@ -55,6 +55,9 @@ def explain(
     out = common.console()
     if decisions:
         out.print(tables.decisions_table(decisions, stored))
+    predictions = tables.predictions_table(decisions)
+    if predictions is not None:
+        out.print(predictions)
     out.print(common.describe_counts(counts))
     if stored:
         total = {name: tables.format_bytes(size) for name, size in tables.total_bytes(stored, decisions).items()}

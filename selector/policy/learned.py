@@ -65,11 +65,11 @@ class Learned:
 
 def _predicted(ratio: float, deviation: float, changes: np.ndarray) -> Decision:
     strongest = np.argsort(-np.abs(changes), kind="stable")[:_MOVERS]
-    slower, faster = ("int16", "int8") if ratio > 0 else ("int8", "int16")
+    slower = "int16" if ratio > 0 else "int8"
     return Decision(
         "int8" if ratio > 0 else "int16",
         source="learned",
-        reason=f"{slower} is predicted to take {2 ** abs(ratio):.2f} times as long as {faster}",
+        reason=f"{slower} predicted to take {2 ** abs(ratio):.2f} times as long",
         log2_ratio=ratio,
         uncertainty=deviation,
         movers=tuple((features.NAMES[i], float(changes[i])) for i in strongest if changes[i]),
@@ -115,10 +115,11 @@ def _out_of_range(model: Release, rows: np.ndarray) -> list[str | None]:
 
 def _shown(feature: features.Feature, value: float) -> str:
     """A value in its own unit, logarithms undone."""
-    if feature.unit.startswith("log2"):
-        unit = feature.unit.removeprefix("log2").removeprefix(" of")
-        return f"{2**value:.4g}{unit}"
-    return f"{value:.4g}" if feature.unit in ("share", "0 or 1", "0 to 3", "count") else f"{value:.4g} {feature.unit}"
+    unit = feature.unit
+    if unit.startswith("log2"):
+        value, unit = 2**value, unit.removeprefix("log2").removeprefix(" of").strip()
+    text = f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
+    return text if unit in ("", "share", "0 or 1", "0 to 3", "count") else f"{text} {unit}"
 
 
 def _load(folder: Path) -> Release:

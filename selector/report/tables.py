@@ -49,23 +49,16 @@ def total_bytes(stored: Mapping[str, Mapping[str, int]], decisions: Sequence[Dec
 def decisions_table(decisions: Sequence[Decision], stored: Mapping[str, Mapping[str, int]]) -> Table:
     """One row per convolution or dense layer, in the network's order; ``stored``: see ``selector.stored_bytes``."""
     table = Table()
-    table.add_column("layer", no_wrap=True, overflow="ellipsis", max_width=44)
+    table.add_column("layer", no_wrap=True, overflow="ellipsis", max_width=28)
     table.add_column("shape", no_wrap=True)
     table.add_column("kind", no_wrap=True)
     table.add_column("bytes", justify="right", no_wrap=True)
     table.add_column("MMAC", justify="right", no_wrap=True)
     lowerings = list(next(iter(stored.values()), {}))
     for name in lowerings:
-        table.add_column(f"weights as {name}", justify="right")
+        table.add_column(f"weights\nas {name}", justify="right", no_wrap=True)
     table.add_column("lowering", no_wrap=True)
-    rated = any(decision.log2_ratio is not None for decision in decisions)
-    moved = any(decision.movers for decision in decisions)
-    if rated:
-        table.add_column("int16 ÷ int8 time", justify="right", no_wrap=True)
-    table.add_column("source", no_wrap=True)
-    table.add_column("reason")
-    if moved:
-        table.add_column("moved most by, in log2")
+    table.add_column("decided by")
     for decision in decisions:
         row = decision_row(decision)
         style = _STYLES[decision.lowering]
@@ -77,20 +70,32 @@ def decisions_table(decisions: Sequence[Decision], stored: Mapping[str, Mapping[
             "-" if row["macs"] is None else f"{row['macs'] / 1e6:.2f}",
             *[format_bytes(stored[decision.layer][name]) if decision.layer in stored else "-" for name in lowerings],
             f"[{style}]{decision.lowering}[/]",
-            *([_time_ratio(decision)] if rated else []),
-            decision.source,
-            decision.reason,
-            *([", ".join(f"{name} {change:+.2f}" for name, change in decision.movers) or "-"] if moved else []),
+            decision.reason if decision.source in decision.reason else f"{decision.source}: {decision.reason}",
         )
     return table
 
 
-def _time_ratio(decision: Decision) -> str:
-    """Predicted time of int16 over that of int8, with one standard deviation as a factor."""
-    if decision.log2_ratio is None:
-        return "-"
-    ratio = f"{2**decision.log2_ratio:.2f}"
-    return ratio if decision.uncertainty is None else f"{ratio} ×÷ {2**decision.uncertainty:.2f}"
+def predictions_table(decisions: Sequence[Decision]) -> Table | None:
+    """One row per layer whose times were predicted or measured; None where none were."""
+    rated = [decision for decision in decisions if decision.log2_ratio is not None]
+    if not rated:
+        return None
+    table = Table(title="time of int16 ÷ time of int8, above 1 int8 is faster", title_justify="left")
+    table.add_column("layer", no_wrap=True, overflow="ellipsis", max_width=44)
+    table.add_column("lowering", no_wrap=True)
+    table.add_column("ratio", justify="right", no_wrap=True)
+    table.add_column("× or ÷, one deviation", justify="right", no_wrap=True)
+    table.add_column("moved most by, as factors")
+    for decision in rated:
+        style = _STYLES[decision.lowering]
+        table.add_row(
+            decision.layer,
+            f"[{style}]{decision.lowering}[/]",
+            f"{2 ** (decision.log2_ratio or 0):.2f}",
+            "-" if decision.uncertainty is None else f"{2**decision.uncertainty:.2f}",
+            ", ".join(f"{name} {2**change:.2f}" for name, change in decision.movers) or "-",
+        )
+    return table
 
 
 def differences_table(differences: Sequence[Difference]) -> Table:

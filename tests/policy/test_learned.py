@@ -57,7 +57,7 @@ def test_follows_the_mean_of_the_ensemble(folder: Path) -> None:
         assert decision.source == "learned"
         assert decision.lowering == ("int8" if ratio > 0 else "int16")
         assert (decision.log2_ratio, decision.uncertainty) == (ratio, deviation)
-        assert f"predicted to take {2 ** abs(ratio):.2f} times" in decision.reason
+        assert f"predicted to take {2 ** abs(ratio):.2f} times as long" in decision.reason
         assert Decision.from_dict(json.loads(json.dumps(decision.to_dict()))) == decision
     assert policy.decide(WORKLOADS[5], V3) == decisions[5]
 

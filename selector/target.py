@@ -42,7 +42,7 @@ class UnknownTarget(ValueError):
 
 
 class NotMeasurable(ValueError):
-    """The target's kernels cannot run on this machine."""
+    """The target's kernels cannot run on the machine that is to time them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +103,14 @@ def profile(target: TargetLike = "native") -> TargetProfile:
 
 def why_not_here(target: TargetProfile) -> str:
     """Why this machine cannot execute kernels for a target, as in "this machine lacks avx2"; empty: it can."""
-    here = profile("native")
-    if target.arch != here.arch:
-        return f"is {here.arch}"
-    missing = sorted((target.features - here.features) & profiles.INSTRUCTION_SETS)
+    return why_not_on(profile("native"), target)
+
+
+def why_not_on(machine: TargetProfile, target: TargetProfile) -> str:
+    """Why a machine cannot execute kernels for a target, as in "the machine lacks avx2"; empty: it can."""
+    if target.arch != machine.arch:
+        return f"is {machine.arch}"
+    missing = sorted((target.features - machine.features) & profiles.INSTRUCTION_SETS)
     return f"lacks {', '.join(missing)}" if missing else ""
 
 

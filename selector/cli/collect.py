@@ -17,6 +17,7 @@ from rich import progress as bars
 from rich.console import Console
 
 from selector.cli import common
+from selector.cli.device import parse_link, remote_targets
 
 if TYPE_CHECKING:
     from selector.collect.campaign import Event, Progress
@@ -54,6 +55,18 @@ ThreadCounts = Annotated[
     list[int] | None,
     typer.Option("--threads", min=1, help="Threads of a kernel; may be repeated.", show_default="1 and all CPUs"),
 ]
+Tracker = Annotated[
+    str | None,
+    typer.Option("--rpc", metavar="HOST:PORT", help="Time on all devices that have the --key at this RPC tracker."),
+]
+Server = Annotated[
+    str | None,
+    typer.Option("--rpc-server", metavar="HOST:PORT", help="Time on the device of this RPC server, without a tracker."),
+]
+Key = Annotated[str, typer.Option(help="Key of the devices; rows of a NAME@emulated never enter training.")]
+Linker = Annotated[
+    str | None, typer.Option(help="Compiler that links for the devices.", show_default="one on the PATH")
+]
 
 
 @common.command
@@ -68,9 +81,13 @@ def collect(
     seed: Annotated[int, typer.Option(help="Seed of what is drawn at random.")] = 0,
     target: Targets = None,
     threads: ThreadCounts = None,
+    rpc: Tracker = None,
+    rpc_server: Server = None,
+    key: Key = "",
+    linker: Linker = None,
     into: Annotated[Path, typer.Option(help="Folder of the dataset.")] = DEFAULT_FOLDER,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that build and time.", show_default="the CPUs of this machine")
+        int | None, typer.Option(min=1, help="Processes that build and time.", show_default="the CPUs, or the devices")
     ] = None,
     width: Annotated[
         float, typer.Option(min=1e-4, help="Half the 95 % interval of log2(t_int16 / t_int8) to reach.")
@@ -83,12 +100,13 @@ def collect(
     ] = False,
     debug: common.Debug = False,
 ) -> None:
-    """Time both lowerings of convolutions on this machine and store the rows; what is stored already is left out."""
+    """Time both lowerings of convolutions, here or on devices, and store the rows; what is stored is left out."""
     paths = [common.existing_file(path, "the network") for path in [*(networks or []), *(more_networks or [])]]
     if not (paths or architectures or samples or plan or active):
         raise common.BadInput("nothing to collect: give --plan, --samples, --architectures, --active or --from")
     if active and not (paths or architectures or samples or plan):
         samples = _POOL * count
+    link = parse_link(rpc, rpc_server, key, linker)
     from selector.collect import campaign
     from selector.collect.protocol import Rules
     from selector.collect.store import Store, StoreFull
@@ -96,14 +114,20 @@ def collect(
     from selector.policy import release
     from selector.threads import host_cores
 
-    targets = _targets(target)
+    if link is None:
+        targets, cores = _targets(target), host_cores()
+    else:
+        with common.progress(f"asking {link}", quiet=as_json):
+            targets, found = remote_targets(link, target)
+        cores, workers = found.threads, workers or found.devices
     model = ReleasedModel(release.load(active)) if active else None
-    counts = list(dict.fromkeys(threads or (1, host_cores())))
-    if max(counts) > host_cores():
-        raise common.BadInput(f"--threads {max(counts)}: this machine has {host_cores()} CPUs")
+    counts = list(dict.fromkeys(threads or (1, cores)))
+    if max(counts) > cores:
+        where = "this machine" if link is None else f"the device {link}"
+        raise common.BadInput(f"--threads {max(counts)}: {where} has {cores} CPUs")
     with common.progress("listing convolutions", quiet=as_json):
         candidates = _candidates(paths, architectures, samples, plan, seed, counts)
-    settings = campaign.Settings(Rules(width=width, max_seconds=max_seconds), workers, debug=debug)
+    settings = campaign.Settings(Rules(width=width, max_seconds=max_seconds), workers, debug=debug, link=link)
     try:
         with Store.open(into) as store, _terminable():
             finished = set() if again else store.finished()

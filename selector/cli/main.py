@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from selector.cli import collect_data, models
+from selector.cli import collect_data, device, models
 from selector.cli.bench import bench
 from selector.cli.bench_kernels import bench_kernels
 from selector.cli.collect import collect
@@ -67,3 +67,8 @@ targets_app.command("show")(show)
 targets_app.command("calibrate")(calibrate)
 targets_app.command("describe")(describe)
 app.add_typer(targets_app, name="targets")
+device_app = typer.Typer(help="Machines that kernels are timed on over TVM's RPC: serve one, track and list many.")
+device_app.command("serve")(device.serve)
+device_app.command("tracker")(device.tracker)
+device_app.command("list")(device.list_devices)
+app.add_typer(device_app, name="device")

@@ -21,6 +21,7 @@ from selector.collect import worker
 from selector.collect.host import describe_host
 from selector.collect.protocol import Rules
 from selector.collect.record import Measurement
+from selector.collect.rpc import DeviceLost, Link, NoDevice, unknown_host
 from selector.collect.runner import About, failed
 from selector.collect.worker import Task, WorkerSettings
 from selector.threads import host_cores
@@ -31,7 +32,7 @@ EventKind = Literal["started", "row", "retry", "error", "finished"]
 
 
 class CollectionStopped(RuntimeError):
-    """The worker processes do not answer any more; what was measured is stored."""
+    """Workers or devices do not answer any more; what was measured is stored."""
 
 
 class Sink(Protocol):
@@ -52,6 +53,7 @@ class Settings:
     stage_seconds: float = 60.0  # longest time that building a pair may take, and timing it
     memory_bytes: int = 4 << 30  # of a worker, on top of what TVM itself needs
     debug: bool = False
+    link: Link | None = None  # to the devices that kernels are timed on; None: this machine
 
 
 @dataclass(slots=True)
@@ -136,7 +138,8 @@ def collect(
     """Measure all tasks in worker processes; every one becomes a row of ``sink``.
 
     A pair that is too noisy is put back and timed again later.  A worker that crashes, hangs or is killed costs its
-    task a row with status "error".  KeyboardInterrupt ends the run early: ``interrupted`` is set in the result.
+    task a row with status "error".  Devices fail for reasons of their own: a pair during which one is lost is tried
+    once more, on whichever is free.  KeyboardInterrupt ends the run early: ``interrupted`` is set in the result.
 
     Raises what ``sink.add`` raises, and CollectionStopped.
     """
@@ -173,9 +176,19 @@ class _Run:
         self._run = uuid.uuid4().hex[:12]
         self._workers = settings.workers or host_cores()
         # Deadlines inside the worker come first: this is for what they do not cover, the queue for the gates included.
-        self._patience = 2 * (self._workers + 1) * settings.stage_seconds
+        self._patience = busy = 2 * (self._workers + 1) * settings.stage_seconds
+        if settings.link is not None:
+            self._patience = 2 * (busy + settings.link.wait_seconds)
+        self._host = describe_host() if settings.link is None else unknown_host(settings.link)
         self._worker_settings = WorkerSettings(
-            folder, settings.rules, self._run, settings.stage_seconds, settings.memory_bytes, settings.debug
+            folder,
+            settings.rules,
+            self._run,
+            settings.stage_seconds,
+            settings.memory_bytes,
+            settings.debug,
+            settings.link,
+            busy,
         )
 
     def work(self) -> None:
@@ -189,6 +202,10 @@ class _Run:
                 useless = useless + 1 if before == (self._progress.done, self._progress.retries) else 0
                 if useless == _USELESS_POOLS:
                     raise CollectionStopped(f"the worker processes do not work: {error} (--debug shows why)") from error
+            except NoDevice as error:
+                lost = ", ".join(task.workload.describe() for task in self._waiting if task.lost)
+                suspects = f"; a device was lost during {lost}" if lost else ""
+                raise CollectionStopped(f"{error}{suspects}; the same command goes on there") from error
 
     def _work_in_pool(self) -> None:
         pool = ProcessPool(
@@ -208,8 +225,8 @@ class _Run:
                 if not done:
                     raise BrokenProcessPool(f"no answer for {2 * self._patience:.0f} s")
                 for future in done:
-                    row = self._row(running[future], future)
-                    self._finish(running.pop(future), row)
+                    row, lost = self._row(running[future], future)
+                    self._finish(running.pop(future), row, lost=lost)
         finally:
             self._waiting.extendleft(running.values())
             pool.stop()
@@ -221,29 +238,38 @@ class _Run:
         except RuntimeError as error:  # the pool noticed before this thread did that its processes are dead
             raise BrokenProcessPool(str(error)) from error
 
-    def _finish(self, task: Task, row: Measurement) -> None:
+    def _finish(self, task: Task, row: Measurement, *, lost: bool) -> None:
+        again = None
         if row.status == "noisy" and task.attempt < self._settings.attempts:
+            again = replace(task, attempt=task.attempt + 1)
+        elif lost and self._settings.link is not None and not task.lost:
+            again = replace(task, lost=True)
+        if again is not None:
             self._progress.retries += 1
-            self._waiting.append(replace(task, attempt=task.attempt + 1))
+            self._waiting.append(again)
             self._listen(Event("retry", self._progress, row))
             return
         self._sink.add(row)
         self._progress.count(row)
         self._listen(Event("error" if row.status == "error" else "row", self._progress, row))
 
-    def _row(self, task: Task, future: Future[Measurement]) -> Measurement:
+    def _row(self, task: Task, future: Future[Measurement]) -> tuple[Measurement, bool]:
+        """A row, and whether the worker or the device died; raises BrokenProcessPool, NoDevice."""
+        lost = True
         try:
-            return future.result()
+            return future.result(), False
         except ProcessExpired as error:
             reason = self._death(error.exitcode)
         except TimeoutError:
             reason = f"no answer for {self._patience:.0f} s"
-        except BrokenProcessPool:
+        except DeviceLost as error:
+            reason = str(error)
+        except (BrokenProcessPool, NoDevice):
             raise
         except Exception as error:  # such as a row that cannot be sent
-            reason = worker.describe_error(error)
+            reason, lost = worker.describe_error(error), False
         about = About(task.networks, task.attempt, self._run)
-        return failed(task.workload, task.target_name, describe_host(), reason, about)
+        return failed(task.workload, task.target_name, self._host, reason, about), lost
 
     def _death(self, exitcode: int) -> str:
         if exitcode == -signal.SIGALRM:

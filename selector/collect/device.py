@@ -14,7 +14,7 @@ import tvm
 import tvm_ffi
 
 from selector.collect.gates import Gates
-from selector.collect.host import describe_host
+from selector.collect.host import describe_host, load_average
 from selector.collect.protocol import TimedKernel
 from selector.collect.record import Host
 from selector.lowering import Kernel, dot
@@ -39,6 +39,10 @@ class Device(Protocol):
         """What is written into the rows."""
         ...
 
+    def load_average(self) -> float:
+        """1-minute load average; 0 where it is not known."""
+        ...
+
     def building(self) -> AbstractContextManager[None]:
         """Held while kernels are built."""
         ...
@@ -51,8 +55,11 @@ class Device(Protocol):
         """Compile a kernel and bring it, its constants and the data (N, H, W, C) to where they are timed."""
         ...
 
-    def reference(self) -> TimedKernel:
-        """A fixed kernel of around 0.3 ms that touches registers only: shows whether the clock or the load changed."""
+    def reference(self, target: TargetProfile) -> TimedKernel:
+        """A fixed kernel of around 0.3 ms that touches registers only: shows whether the clock or the load changed.
+
+        The device can execute the target's code.
+        """
         ...
 
 
@@ -73,6 +80,10 @@ class LocalDevice:
     def host(self) -> Host:
         """What is written into the rows."""
         return describe_host()
+
+    def load_average(self) -> float:
+        """1-minute load average; 0 where the system has none."""
+        return load_average()
 
     @contextmanager
     def building(self) -> Iterator[None]:
@@ -97,61 +108,79 @@ class LocalDevice:
         module = compile_kernel(kernel, target.tvm_target()).jit()
         size = workload.batch * workload.out_height * workload.out_width * workload.out_channels
         inputs = [tvm.runtime.tensor(array.reshape(-1)) for array in (data, *kernel.constants)]
-        return _LocalKernel(module, kernel.name, [*inputs, tvm.runtime.empty((size,), workload.out_dtype)])
+        return EvaluatedKernel(module, kernel.name, [*inputs, tvm.runtime.empty((size,), workload.out_dtype)])
 
-    def reference(self) -> TimedKernel:
-        """A fixed kernel of around 0.3 ms that touches registers only: shows whether the clock or the load changed."""
+    def reference(self, target: TargetProfile) -> TimedKernel:
+        """A fixed kernel of around 0.3 ms that touches registers only: the same one for all targets."""
         return _reference()
 
 
-class _LocalKernel:
-    """Timed by TVM's evaluator, whose loop adds next to nothing to a call.
+class EvaluatedKernel:
+    """Timed by TVM's evaluator where the module is, this process or an RPC session; adds next to nothing to a call.
 
     ``Module.time_evaluator`` computes statistics of its samples, which takes longer than many a kernel: this is what
-    is beneath it.
+    is beneath it.  ``flush_bytes``: memory to copy in order to empty the caches of another machine; 0: of this one.
     """
 
-    def __init__(self, module: tvm.runtime.Module, name: str, arguments: list[tvm.runtime.Tensor]) -> None:
+    def __init__(
+        self,
+        module: tvm.runtime.Module,
+        name: str,
+        arguments: list[tvm.runtime.Tensor],
+        cpu: tvm.runtime.Device | None = None,
+        flush_bytes: int = 0,
+    ) -> None:
         self._module, self._name, self._arguments = module, name, arguments
-        self._evaluators: dict[tuple[int, str], Callable[..., bytes]] = {}
+        self._cpu = cpu or tvm.cpu()
+        self._flush_bytes = flush_bytes
+        self._evaluators: dict[tuple[int, bool], Callable[..., bytes]] = {}
         module.get_function(name)  # compiles to machine code, which is no part of what is timed
 
     def warm(self, calls: int) -> float:
         """Microseconds of one call: mean of ``calls`` calls that follow an untimed one."""
-        return self._microseconds(calls)
+        return self._microseconds(calls, cold=False)
 
     def cold(self) -> float:
         """Microseconds of one call after the caches were emptied."""
-        _flush_buffer()
-        return self._microseconds(1, _FLUSH)
+        if not self._flush_bytes:
+            _flush_buffer()
+        return self._microseconds(1, cold=True)
 
-    def _microseconds(self, calls: int, before: str = "") -> float:
-        if (calls, before) not in self._evaluators:
+    def _microseconds(self, calls: int, *, cold: bool) -> float:
+        if (calls, cold) not in self._evaluators:
             evaluator = tvm_ffi.get_global_func("runtime.RPCTimeEvaluator")
-            kind, index, repeats = tvm.cpu().dlpack_device_type(), 0, 1
-            self._evaluators[calls, before] = evaluator(
-                self._module, self._name, kind, index, calls, repeats, 0, _ZERO_TIMES, 0, 1, 0, before
+            kind, index, repeats = self._cpu.dlpack_device_type(), self._cpu.index, 1
+            copied, before = (self._flush_bytes, "" if self._flush_bytes else _FLUSH) if cold else (0, "")
+            self._evaluators[calls, cold] = evaluator(
+                self._module, self._name, kind, index, calls, repeats, 0, _ZERO_TIMES, 0, 1, copied, before
             )
-        (seconds,) = struct.unpack("@d", self._evaluators[calls, before](*self._arguments))
+        (seconds,) = struct.unpack("@d", self._evaluators[calls, cold](*self._arguments))
         return seconds * 1e6
 
 
-@functools.cache
-def _reference() -> _LocalKernel:
-    target = profile("native")
+def reference_kernel(target: TargetProfile) -> tuple[str, tvm.runtime.Executable, np.ndarray]:
+    """Name, code and argument of a kernel of around 0.3 ms that touches registers only."""
     row = dot.candidates(target, "int16")[0]
     func = peak_function(row, _REFERENCE_MACS // peak_macs(row, 1))
     name = str(func.attrs["global_symbol"])
-    module = tvm.compile(tvm.IRModule({name: func}), target=target.tvm_target(), tir_pipeline=PIPELINE).jit()
-    return _LocalKernel(module, name, [tvm.runtime.tensor(np.arange(64, dtype=np.int32))])
+    executable = tvm.compile(tvm.IRModule({name: func}), target=target.tvm_target(), tir_pipeline=PIPELINE)
+    return name, executable, np.arange(64, dtype=np.int32)
+
+
+def flush_bytes(target: TargetProfile) -> int:
+    """More memory than the caches hold."""
+    return min(3 * max(target.l3_bytes, 4 * target.l2_bytes) // 2, _LARGEST_FLUSH_BYTES)
+
+
+@functools.cache
+def _reference() -> EvaluatedKernel:
+    name, executable, words = reference_kernel(profile("native"))
+    return EvaluatedKernel(executable.jit(), name, [tvm.runtime.tensor(words)])
 
 
 @functools.cache
 def _flush_buffer() -> np.ndarray:
-    """More memory than the caches hold."""
-    here = profile("native")
-    size = min(3 * max(here.l3_bytes, 4 * here.l2_bytes) // 2, _LARGEST_FLUSH_BYTES)
-    return np.ones(size // 8, np.int64)
+    return np.ones(flush_bytes(profile("native")) // 8, np.int64)
 
 
 @tvm_ffi.register_global_func(_FLUSH, override=True)

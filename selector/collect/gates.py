@@ -27,7 +27,7 @@ class Gates:
     @contextmanager
     def building(self) -> Iterator[None]:
         """Held while a kernel is built: any number of processes at a time."""
-        with _locked(self._cores, fcntl.LOCK_SH), _deadline(self._limit):
+        with locked(self._cores, fcntl.LOCK_SH), deadline(self._limit):
             yield
 
     @contextmanager
@@ -36,20 +36,22 @@ class Gates:
 
         Builders hold no gate while they wait for this one, so they neither block it for ever nor each other.
         """
-        others = _locked(self._cores, fcntl.LOCK_EX) if threads > 1 else nullcontext()
-        with _locked(self._timing, fcntl.LOCK_EX), others, _deadline(self._limit):
+        others = locked(self._cores, fcntl.LOCK_EX) if threads > 1 else nullcontext()
+        with locked(self._timing, fcntl.LOCK_EX), others, deadline(self._limit):
             yield
 
 
 @contextmanager
-def _locked(path: Path, mode: int) -> Iterator[None]:
+def locked(path: Path, mode: int) -> Iterator[None]:
+    """Hold ``fcntl.LOCK_SH`` or ``fcntl.LOCK_EX`` on a file, which is made if it is missing."""
     with path.open("ab") as file:
         fcntl.flock(file, mode)
         yield  # closing the file releases the lock
 
 
 @contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
+def deadline(seconds: float) -> Iterator[None]:
+    """Let SIGALRM kill the process if the block takes longer."""
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield

@@ -6,6 +6,7 @@ import functools
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import tvm
 from tvm.target import codegen
@@ -18,16 +19,27 @@ from selector.threads import host_cores
 @functools.cache
 def describe_host() -> Host:
     """This machine and the software that measures on it."""
+    return Host(**cpu_facts(), **builder_facts())
+
+
+def cpu_facts() -> dict[str, Any]:
+    """Fields of ``Host`` that tell about this machine."""
     cpuinfo = _cpuinfo()
-    return Host(
-        cpu=cpuinfo.get("model name") or platform.processor() or platform.machine(),
-        flags=" ".join(sorted((cpuinfo.get("flags") or cpuinfo.get("Features") or "").split())),
-        cores=host_cores(),
-        governor=_governor(),
-        tvm=tvm.__version__,
-        llvm=str(codegen.llvm_version_major()),
-        fingerprint=kernel_fingerprint(),
-    )
+    return {
+        "cpu": cpuinfo.get("model name") or platform.processor() or platform.machine(),
+        "flags": " ".join(sorted((cpuinfo.get("flags") or cpuinfo.get("Features") or "").split())),
+        "cores": host_cores(),
+        "governor": _governor(),
+    }
+
+
+def builder_facts() -> dict[str, Any]:
+    """Fields of ``Host`` that tell about the software that builds kernels."""
+    return {
+        "tvm": tvm.__version__,
+        "llvm": str(codegen.llvm_version_major()),
+        "fingerprint": kernel_fingerprint(),
+    }
 
 
 def load_average() -> float:

@@ -12,6 +12,7 @@ from typing import Literal
 from selector.workload import ConvWorkload
 
 SCHEMA_VERSION = 1
+LOCAL = "local"  # the device that is this machine
 
 Status = Literal["ok", "noisy", "error"]  # noisy: the interval of the ratio stayed wider than asked for
 
@@ -47,7 +48,7 @@ class Host:
     tvm: str
     llvm: str
     fingerprint: str  # selector.lowering.fingerprint.kernel_fingerprint
-    device: str = "local"  # "local", or the key of the RPC device
+    device: str = LOCAL  # or the key of the RPC device
     emulated: bool = False  # true: times mean nothing, never used for training
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from selector.collect.device import Device, LocalDevice
 from selector.collect.host import load_average
 from selector.collect.protocol import Rules, time_pair
-from selector.collect.record import Host, Measurement, Samples
+from selector.collect.record import LOCAL, Host, Measurement, Samples
 from selector.collect.synthetic import synthesize
 from selector.lowering import build
 from selector.lowering.fingerprint import code_hash
@@ -50,7 +50,7 @@ def measure(
         constants, data = synthesize(workload, seed)
         kernels = [build(workload, constants, target, name) for name in _PAIR]
         first, second = (device.load(kernel, workload, target, data) for kernel in kernels)
-        reference = device.reference()
+        reference = device.reference(target)
     with device.timing(workload.threads), watch.running():
         timing = time_pair(first, second, reference, rules)
     samples = [
@@ -71,7 +71,7 @@ def measure(
         log2_high=timing.ratio.high,
         cold_log2_ratio=timing.cold_ratio,
         reference_us=timing.reference_us,
-        load=load_average(),
+        load=device.load_average(),
         attempts=about.attempts,
         seconds=watch.seconds,
         timestamp=time.time(),
@@ -94,7 +94,7 @@ def failed(
         host=host,
         networks=about.networks,
         error=error,
-        load=load_average(),
+        load=load_average() if host.device == LOCAL else 0.0,
         attempts=about.attempts,
         timestamp=time.time(),
         run=about.run,

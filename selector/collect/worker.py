@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import resource
-import signal
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from selector.collect.device import LocalDevice
+from selector.collect.device import Device, LocalDevice
 from selector.collect.gates import Gates
+from selector.collect.processes import die_with_parent
 from selector.collect.protocol import Rules
 from selector.collect.record import Measurement
+from selector.collect.rpc import DeviceLost, Link, NoDevice, RpcDevice
 from selector.collect.runner import About, failed, measure
 from selector.target import TargetLike, profile
 from selector.threads import host_cores, share_process
 from selector.workload import ConvWorkload
-
-_PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +30,7 @@ class Task:
     target_name: str  # as it is written into the row
     networks: tuple[str, ...] = ()
     attempt: int = 1
+    lost: bool = False  # a device or a worker died with it before
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +43,28 @@ class WorkerSettings:
     stage_seconds: float = 60.0  # longest time that building a pair may take, and timing it
     memory_bytes: int = 4 << 30  # on top of what TVM itself needs
     debug: bool = False  # let what native code prints through
+    link: Link | None = None  # to the devices that kernels are timed on; None: this machine
+    busy_seconds: float = 240.0  # longest time to wait for a device that others use
 
 
-_state: tuple[LocalDevice, WorkerSettings] | None = None
+_state: tuple[Device, WorkerSettings] | None = None
 _held: list[IO[bytes]] = []  # files whose locks last as long as the process
 
 
 def start(settings: WorkerSettings) -> None:
-    """Prepare this process: a core of its own, limits, silence."""
+    """Prepare this process: a core of its own where it times kernels, limits, silence."""
     global _state
-    _die_with_parent()
+    die_with_parent()
     if not settings.debug:
         _silence()
     share_process(host_cores())
-    gates = Gates(settings.folder, settings.stage_seconds)
-    device = LocalDevice(gates, _claim_core(settings.folder), urgent=True)
-    device.reference()
+    device = _device(settings)
     _limit_memory(settings.memory_bytes)
     _state = device, settings
 
 
 def measure_task(task: Task) -> Measurement:
-    """Measure one task; what it raises becomes a row with status "error"."""
+    """Measure one task; what it raises becomes a row with status "error", except for NoDevice and DeviceLost."""
     if _state is None:
         raise RuntimeError("start() has to run first in a worker process")
     device, settings = _state
@@ -74,8 +72,19 @@ def measure_task(task: Task) -> Measurement:
     rules = settings.rules.for_attempt(task.attempt)
     try:
         return measure(task.workload, profile(task.target), device, target_name=name, rules=rules, about=about)
+    except (NoDevice, DeviceLost):
+        raise
     except Exception as error:
         return failed(task.workload, name, device.host, describe_error(error), about)
+
+
+def _device(settings: WorkerSettings) -> Device:
+    if settings.link is not None:
+        return RpcDevice(settings.link, settings.folder, settings.stage_seconds, settings.busy_seconds)
+    gates = Gates(settings.folder, settings.stage_seconds)
+    device = LocalDevice(gates, _claim_core(settings.folder), urgent=True)
+    device.reference(profile())  # takes a while, and memory
+    return device
 
 
 def describe_error(error: BaseException) -> str:
@@ -109,15 +118,6 @@ def _limit_memory(extra: int) -> None:
         return
     limit = pages * resource.getpagesize() + extra
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
-
-
-def _die_with_parent() -> None:
-    """A supervisor that is killed leaves no workers behind."""
-    if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
 
 
 def _silence() -> None:

@@ -59,12 +59,20 @@ class Learned:
             _by_roofline(row, strange or unsure or "")
             if strange or unsure
             else _predicted(float(ratio), float(deviation), moved)
-            for row, ratio, deviation, moved, (strange, unsure) in zip(rows, mean, spread, changes, doubts, strict=True)
+            for row, ratio, deviation, moved, (strange, unsure) in zip(
+                rows, mean, spread, _movers(changes), doubts, strict=True
+            )
         ]
 
 
-def _predicted(ratio: float, deviation: float, changes: np.ndarray) -> Decision:
-    strongest = np.argsort(-np.abs(changes), kind="stable")[:_MOVERS]
+def _movers(changes: np.ndarray) -> list[tuple[tuple[str, float], ...]]:
+    """The features that changed a prediction most, row by row."""
+    strongest = np.argsort(-np.abs(changes), axis=1, kind="stable")[:, :_MOVERS]
+    rows = zip(strongest.tolist(), np.take_along_axis(changes, strongest, axis=1).tolist(), strict=True)
+    return [tuple((features.NAMES[i], change) for i, change in zip(*row, strict=True) if change) for row in rows]
+
+
+def _predicted(ratio: float, deviation: float, movers: tuple[tuple[str, float], ...]) -> Decision:
     slower = "int16" if ratio > 0 else "int8"
     return Decision(
         "int8" if ratio > 0 else "int16",
@@ -72,7 +80,7 @@ def _predicted(ratio: float, deviation: float, changes: np.ndarray) -> Decision:
         reason=f"{slower} predicted to take {2 ** abs(ratio):.2f} times as long",
         log2_ratio=ratio,
         uncertainty=deviation,
-        movers=tuple((features.NAMES[i], float(changes[i])) for i in strongest if changes[i]),
+        movers=movers,
     )
 
 
@@ -97,19 +105,15 @@ def _out_of_range(model: Release, rows: np.ndarray) -> list[str | None]:
     """
     used = list(model.forest.used)
     low, high = np.array([model.ranges[features.NAMES[column]] for column in used]).reshape(-1, 2).T
-    span = np.where(high > low, high - low, 1.0)
-    beyond = np.maximum(low - rows[:, used], rows[:, used] - high) / span
-    found: list[str | None] = []
-    for row, excess in zip(rows, beyond, strict=True):
-        worst = int(np.argmax(excess)) if used else -1
-        if worst < 0 or excess[worst] <= model.thresholds.margin:
-            found.append(None)
-            continue
-        feature, value = features.TABLE[used[worst]], row[used[worst]]
-        above = value > high[worst]
-        limit = _shown(feature, high[worst] if above else low[worst])
-        side = "above" if above else "below"
-        found.append(f"{feature.name} {_shown(feature, value)} {side} the training range {limit}")
+    values = rows[:, used]
+    beyond = np.maximum(low - values, values - high) / np.where(high > low, high - low, 1.0)
+    found: list[str | None] = [None] * len(rows)
+    for index in np.flatnonzero((beyond > model.thresholds.margin).any(axis=1)):
+        worst = int(np.argmax(beyond[index]))
+        feature, value = features.TABLE[used[worst]], values[index, worst]
+        side, limit = ("above", high[worst]) if value > high[worst] else ("below", low[worst])
+        shown = _shown(feature, value), _shown(feature, limit)
+        found[index] = f"{feature.name} {shown[0]} {side} the training range {shown[1]}"
     return found
 
 

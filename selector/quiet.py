@@ -6,17 +6,19 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 _SCOPE_WARNINGS = (b"Warning: Scope Saving:", b"Warning: Scope Loaded:")
 
 
-@contextmanager
-def without_scope_warnings() -> Iterator[None]:
-    """Drop the line that TVM writes for every constant of a library it saves or loads.
+def without_scope_warnings() -> AbstractContextManager[None]:
+    """Drop the line that TVM writes for every constant of a library it saves or loads."""
+    return without_lines(*_SCOPE_WARNINGS)
 
-    Whatever else is written to standard error meanwhile appears at the end of the block.
-    """
+
+@contextmanager
+def without_lines(*endings: bytes) -> Iterator[None]:
+    """Drop lines of standard error that end so; all others appear at the end of the block."""
     sys.stderr.flush()
     saved = os.dup(2)
     with tempfile.TemporaryFile() as captured:
@@ -28,4 +30,4 @@ def without_scope_warnings() -> Iterator[None]:
             os.dup2(saved, 2)
             os.close(saved)
             captured.seek(0)
-            os.write(2, b"".join(line for line in captured if not line.rstrip().endswith(_SCOPE_WARNINGS)))
+            os.write(2, b"".join(line for line in captured if not line.rstrip().endswith(endings)))

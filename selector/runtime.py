@@ -18,6 +18,7 @@ import numpy as np
 import tvm_ffi
 from tvm_ffi.libinfo import load_lib_ctypes
 
+from selector import cpuinfo
 from selector.quiet import without_scope_warnings
 from selector.tensors import Inputs, TensorSpec, to_numpy
 from selector.threads import start_pool, use_threads
@@ -66,7 +67,8 @@ class Network:
 def load(path: str | os.PathLike[str]) -> Network:
     """Load what ``CompiledModel.save`` wrote, to run it.
 
-    Raises FileNotFoundError, and ModelError for a file that is no compiled network.
+    Raises FileNotFoundError, and ModelError for a file that is no compiled network of this machine's architecture, or
+    one that uses instructions which this machine lacks.
     """
     _, machine, metadata = open_library(path)
     return Network(lambda: machine, int(metadata["threads"]), input_specs(metadata))
@@ -85,11 +87,14 @@ def open_library(path: str | os.PathLike[str]) -> tuple[Any, Any, dict[str, Any]
             library = tvm_ffi.load_module(str(source.resolve()))
             machine = virtual_machine(library)
             metadata = json.loads(np.from_dlpack(machine[METADATA]()).tobytes())
+            missing = cpuinfo.lacking(metadata["instructions"])
     except Exception as error:  # tvm raises several kinds for a malformed library
         raise ModelError(
             f"{source} is not a network compiled by Selector for this machine ({str(error).strip().splitlines()[-1]}); "
             "make one with 'selector compile net.onnx -o net.so'"
         ) from error
+    if missing:
+        raise ModelError(f"{source} is compiled for {metadata['target']}: this machine lacks {', '.join(missing)}")
     return library, machine, metadata
 
 
@@ -106,11 +111,20 @@ def input_specs(metadata: dict[str, Any]) -> list[TensorSpec]:
 
 
 def load_runtime() -> None:
-    """Load TVM's runtime library, unless TVM has been imported and has loaded it."""
+    """Load TVM's runtime library, unless TVM has been imported and has loaded it.
+
+    It lies in the folder that ``TVM_LIBRARY_PATH`` names, or in the package apache-tvm.  Raises ImportError.
+    """
     if "tvm" in sys.modules:
         return
-    spec = importlib.util.find_spec("tvm")
-    if spec is None or spec.origin is None:
-        raise ImportError("no TVM is installed: install the package 'apache-tvm'")
     folders = [Path(os.environ[name]) for name in ("TVM_LIBRARY_PATH",) if os.environ.get(name)]
-    load_lib_ctypes("tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=[*folders, Path(spec.origin).parent / "lib"])
+    package = importlib.util.find_spec("tvm")
+    if package is not None and package.origin is not None:
+        folders.append(Path(package.origin).parent / "lib")
+    try:
+        load_lib_ctypes("tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=folders)
+    except RuntimeError:
+        raise ImportError(
+            "TVM's runtime is not installed: install the package 'apache-tvm', or name the folder of its "
+            "libtvm_runtime.so in TVM_LIBRARY_PATH"
+        ) from None

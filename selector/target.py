@@ -15,24 +15,13 @@ from typing import Any, TypeAlias
 import tvm
 from tvm.target import codegen
 
-from selector import profiles
+from selector import cpuinfo, profiles, quiet
 from selector.profiles import Rates, StoredProfile
 from selector.threads import host_cores
 
 TargetLike: TypeAlias = str | tvm.target.Target | Mapping[str, Any]
 
-# (LLVM feature, the flag Linux shows for it); LLVM names a virtual CPU after its silicon, so what the hypervisor
-# hides has to be taken away again.
-_HOST_FLAGS = (
-    ("avx2", "avx2"),
-    ("fma", "fma"),
-    ("avx512f", "avx512f"),
-    ("avx512bw", "avx512bw"),
-    ("avx512dq", "avx512dq"),
-    ("avx512vl", "avx512vl"),
-    ("avx512vnni", "avx512_vnni"),
-    ("avxvnni", "avx_vnni"),
-)
+_UNKNOWN_CPU = b"using default `-mcpu=generic`"  # the end of a line that TVM writes; ``_check_known`` says it instead
 
 LEVELS = ("generic", "x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4")  # what many CPUs can do: no CPU of its own
 
@@ -82,7 +71,8 @@ def resolve(target: TargetLike = "native") -> tvm.target.Target:
             return _native()
         return tvm.target.Target(_named(target))
     try:
-        return tvm.target.Target(dict(target))
+        with quiet.without_lines(_UNKNOWN_CPU):
+            return tvm.target.Target(dict(target))
     except Exception as error:  # tvm raises several kinds for a malformed dict
         raise UnknownTarget(f"tvm does not take the target {dict(target)!r}: {str(error).splitlines()[-1]}") from None
 
@@ -130,36 +120,24 @@ def _named(name: str) -> dict[str, Any]:
 def _native() -> tvm.target.Target:
     cpu = codegen.llvm_get_system_cpu()
     target: dict[str, Any] = {"kind": "llvm", "mcpu": cpu}
-    flags = _host_flags()
-    if flags:
-        implied = codegen.llvm_get_cpu_features(tvm.target.Target(target))
-        hidden = [f"-{feature}" for feature, flag in _HOST_FLAGS if feature in implied and flag not in flags]
-        if hidden:
-            target["mattr"] = hidden
+    # LLVM names a virtual CPU after its silicon: what the hypervisor hides has to be taken away again
+    hidden = cpuinfo.lacking(codegen.llvm_get_cpu_features(tvm.target.Target(target)))
+    if hidden:
+        target["mattr"] = [f"-{feature}" for feature in hidden]
     return tvm.target.Target(target)
-
-
-def _host_flags() -> frozenset[str]:
-    """x86 CPU flags as Linux shows them; empty elsewhere."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return frozenset()
-    for line in text.splitlines():
-        if line.startswith("flags"):
-            return frozenset(line.partition(":")[2].split())
-    return frozenset()
 
 
 @functools.lru_cache(maxsize=64)
 def _profile(target: tvm.target.Target) -> TargetProfile:
-    features = frozenset(str(feature) for feature in codegen.llvm_get_cpu_features(target))
     triple = str(target.attrs.get("mtriple") or codegen.llvm_get_system_triple())
+    name = str(target.attrs.get("mcpu") or "generic")
+    _check_known(name, triple)
+    features = frozenset(str(feature) for feature in codegen.llvm_get_cpu_features(target))
     arch = triple.split("-")[0]
     bits, registers = _vectors(arch, features)
     l1, l2, l3 = _caches() if arch == platform.machine() else (32 << 10, 512 << 10, 8 << 20)
     return TargetProfile(
-        name=str(target.attrs.get("mcpu") or "generic"),
+        name=name,
         arch=arch,
         features=features,
         vector_bits=bits,
@@ -170,6 +148,16 @@ def _profile(target: tvm.target.Target) -> TargetProfile:
         l3_bytes=l3,
         spec=str(target),
     )
+
+
+def _check_known(name: str, triple: str) -> None:
+    """TVM takes a CPU that LLVM does not know for ``generic``, and crashes if LLVM does not know the architecture."""
+    with quiet.without_lines(_UNKNOWN_CPU):
+        known, architecture = (codegen.llvm_is_valid_cpu(cpu, triple) for cpu in (name, "generic"))
+    if not architecture:
+        raise UnknownTarget(f"LLVM knows no architecture '{triple}': give a triple such as 'aarch64-linux-gnu'")
+    if not known:
+        raise UnknownTarget(f"LLVM knows no CPU '{name}' of {triple}; 'generic' is every one of an architecture")
 
 
 @functools.lru_cache(maxsize=64)

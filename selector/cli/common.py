@@ -165,6 +165,7 @@ def _bad_input_types() -> tuple[type[Exception], ...]:
     from selector.collect.architectures import ArchitectureError
     from selector.collect.llvm_mca import ModelUnavailable
     from selector.collect.record import DatasetError
+    from selector.cross import LinkerNotFound
     from selector.kernel_cases import ShapesError
     from selector.learn.errors import RecipeError, UnknownModel
     from selector.peers import PeerUnavailable
@@ -179,6 +180,7 @@ def _bad_input_types() -> tuple[type[Exception], ...]:
         ArchitectureError,
         BadInput,
         DatasetError,
+        LinkerNotFound,
         ModelError,
         ModelUnavailable,
         NotMeasurable,

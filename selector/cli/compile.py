@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import time
 from collections import Counter
 from pathlib import Path
@@ -21,13 +20,19 @@ if TYPE_CHECKING:
     from selector.target import TargetLike
     from selector.verify import Difference
 
-LINKERS = ("g++", "clang++", "c++", "gcc", "clang")  # what TVM links a library with
-
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Shared library to write, e.g. net.so.", show_default="none")
 ]
 Verify = Annotated[
     bool, typer.Option("--verify", help="Run it on random input and compare with TVM's pipeline and ONNX Runtime.")
+]
+LinkerCommand = Annotated[
+    str | None,
+    typer.Option(
+        "--linker",
+        help="Compiler that links the library, e.g. 'clang --target=aarch64-linux-gnu'.",
+        show_default="found by the target",
+    ),
 ]
 
 
@@ -39,6 +44,7 @@ def compile_network(
     threads: common.Threads = None,
     output: Output = None,
     verify: Verify = False,
+    linker: LinkerCommand = None,
     as_json: common.AsJson = False,
     debug: common.Debug = False,
 ) -> None:
@@ -47,13 +53,14 @@ def compile_network(
     if output:
         require_writable(output)
     import selector
-    from selector.peers import require_runnable
+    from selector.cross import LinkFailed, find_linker
     from selector.report import tables
 
     count = common.set_threads(threads)
     resolved, policy = common.resolve_target(target), common.resolve_policy(policy)
+    link = find_linker(resolved, linker) if output else None
     if verify:
-        require_runnable(resolved)
+        _require_verifiable(resolved)
     differences: list[Difference] = []
     with common.progress(f"compiling {model.name}", quiet=as_json) as update:
         module = selector.load(model)
@@ -66,7 +73,10 @@ def compile_network(
     failed = [row for row in differences if not row.passed]
     saved = None if failed else output
     if saved:
-        compiled.save(saved)
+        try:
+            compiled.save(saved, link)
+        except LinkFailed as error:
+            raise common.WorkFailed(str(error)) from None
     summary: dict[str, Any] = {
         "model": str(model),
         "target": target,
@@ -92,7 +102,7 @@ def compile_network(
 
 
 def require_writable(output: Path) -> None:
-    """Raises BadInput, before any work, if the library cannot be written there or no C++ compiler can link it."""
+    """Raises BadInput, before any work, if the library cannot be written there."""
     if output.is_dir():
         raise common.BadInput(f"{output} is a folder; --output names the library to write")
     if output.suffix != ".so":
@@ -103,10 +113,15 @@ def require_writable(output: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise common.BadInput(f"cannot write {output}: {error.strerror}") from None
-    if not any(shutil.which(name) for name in LINKERS):
-        raise common.BadInput(
-            f"writing a library needs a C++ compiler to link it: none of {', '.join(LINKERS)} is here"
-        )
+
+
+def _require_verifiable(target: TargetLike) -> None:
+    from selector.peers import PeerUnavailable, require_runnable
+
+    try:
+        require_runnable(target)
+    except PeerUnavailable as error:
+        raise common.BadInput(f"--verify runs the network, but {error}: leave --verify out") from None
 
 
 def _verify(path: Path, module: tvm.IRModule, compiled: Runner, target: TargetLike, threads: int) -> list[Difference]:

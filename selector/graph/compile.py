@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import Any
 import numpy as np
 import tvm
 from tvm import relax
-from tvm.support import cc
 
 from selector import lowering, profiling, runtime
 from selector import policy as policies
+from selector.cross import Linker, find_linker
 from selector.graph import checks, op
 from selector.graph.frontend import load
 from selector.graph.legalize import Session, qnn_calls
@@ -31,18 +30,23 @@ from selector.threads import host_cores, start_pool, use_threads
 from selector.workload import ConvWorkload, UnsupportedWorkload
 
 ModelLike = Any  # whatever selector.load takes
-_LINK_OPTIONS = ["-Wl,-s"] if sys.platform == "linux" else []  # LLVM's symbols can be as large as the weights
 
 
 class CompiledModel(Network):
     """A compiled network, ready to run."""
 
     def __init__(
-        self, executable: Any, decisions: Sequence[Decision], threads: int, inputs: Sequence[TensorSpec]
+        self,
+        executable: Any,
+        decisions: Sequence[Decision],
+        threads: int,
+        inputs: Sequence[TensorSpec],
+        target: TargetLike = "native",
     ) -> None:
         super().__init__(lambda: relax.VirtualMachine(executable, tvm.cpu()), threads, inputs)
         self.executable = executable  # relax.VirtualMachine(executable, tvm.cpu()) works
         self.decisions = list(decisions)
+        self.target = target  # what it was compiled for, and runs on
 
     def profile(self, *inputs: np.ndarray, rounds: int = 20) -> Profile:
         """Time of every layer and kernel, medians over ``rounds`` runs; ``inputs`` as for ``run``.
@@ -56,18 +60,19 @@ class CompiledModel(Network):
         watched = relax.VirtualMachine(self.executable, tvm.cpu())
         return profiling.profile(self.vm, watched, tensors, self.decisions, rounds)
 
-    def save(self, path: str | os.PathLike[str], compiler: str | None = None) -> None:
+    def save(self, path: str | os.PathLike[str], linker: str | Linker | None = None) -> None:
         """Write a shared library that ``load_compiled`` and TVM load; the file appears whole or not at all.
 
-        ``compiler`` links it, e.g. ``"aarch64-linux-gnu-g++"`` for another architecture; None: the system's.
-        Raises OSError if the file cannot be written, RuntimeError if it cannot be linked.
+        ``linker`` makes it, e.g. ``"clang --target=aarch64-linux-gnu"``; None: the one that ``cross.find_linker`` finds
+        for the target.
+        Raises OSError if the file cannot be written, LinkerNotFound, and LinkFailed if it cannot be linked.
         """
-        link = None if compiler is None else cc.cross_compiler(compiler)
+        link = linker if isinstance(linker, Linker) else find_linker(self.target, linker)
         target = Path(path)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
             partial = Path(folder) / f"partial{target.suffix or '.so'}"
             with without_scope_warnings():
-                self.executable.export_library(str(partial), fcompile=link, options=_LINK_OPTIONS)
+                self.executable.export_library(str(partial), fcompile=link)
             os.replace(partial, target)
 
 
@@ -88,7 +93,7 @@ def compile(  # noqa: A001 - the name users look for, always called as selector.
     start_pool()
     passes = session_pipeline(resolved, session)
     executable = tvm.compile(module, target=resolved, relax_pipeline=passes, tir_pipeline=checks.NAME)
-    return CompiledModel(executable, session.decisions, session.threads, session.inputs)
+    return CompiledModel(executable, session.decisions, session.threads, session.inputs, resolved)
 
 
 def explain(

@@ -24,6 +24,7 @@ from selector.graph.legalize import Session
 from selector.graph.padding import fold_padding
 from selector.graph.schedule import schedule
 from selector.policy import Policy
+from selector.profiles import INSTRUCTION_SETS
 from selector.runtime import METADATA
 from selector.target import TargetLike, profile, resolve
 from selector.tensors import TensorSpec
@@ -81,6 +82,7 @@ def with_metadata(mod: tvm.IRModule, session: Session) -> tvm.IRModule:
         {
             "threads": session.threads,
             "target": session.target.name,
+            "instructions": sorted(session.target.features & INSTRUCTION_SETS),
             "inputs": [asdict(spec) for spec in session.inputs],
             "decisions": [decision.to_dict() for decision in session.decisions],
         }

@@ -12,13 +12,13 @@ import onnx
 import pytest
 
 import selector
-from selector.cli.compile import LINKERS
+from selector.cross import NATIVE
 from tests.cli.conftest import Run
 from tests.cli.test_bad_input import float_conv
 from tests.models import qdq_block_model
 
 needs_linker = pytest.mark.skipif(
-    not any(shutil.which(name) for name in LINKERS), reason="no C++ compiler here to link a library"
+    not any(shutil.which(name) for name in NATIVE), reason="no C++ compiler here to link a library"
 )
 
 

@@ -39,6 +39,27 @@ Threads = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
+# The errors that say the user's input is at fault.  By name: importing them would load TVM's compiler, which takes
+# seconds, and which a device that only runs networks does not have.
+BAD_INPUT_TYPES = (
+    "selector.cli.common.BadInput",
+    "selector.collect.architectures.ArchitectureError",
+    "selector.collect.llvm_mca.ModelUnavailable",
+    "selector.collect.record.DatasetError",
+    "selector.cross.LinkerNotFound",
+    "selector.kernel_cases.ShapesError",
+    "selector.learn.errors.RecipeError",
+    "selector.learn.errors.UnknownModel",
+    "selector.peers.PeerUnavailable",
+    "selector.policy.registry.UnknownPolicy",
+    "selector.policy.release.ReleaseError",
+    "selector.profiles.ProfileError",
+    "selector.report.roofline.PlotUnavailable",
+    "selector.runtime.ModelError",
+    "selector.target.NotMeasurable",
+    "selector.target.UnknownTarget",
+)
+
 P = ParamSpec("P")
 
 
@@ -67,7 +88,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         except Exception as error:
             if kwargs.get("debug"):
                 raise
-            bad_input = isinstance(error, _bad_input_types())
+            bad_input = _is_bad_input(error)
             text = _first_line(error)
             if not bad_input and not isinstance(error, WorkFailed):
                 text = f"{type(error).__name__}: {text} (--debug shows the traceback)"
@@ -160,40 +181,9 @@ def progress(text: str, *, quiet: bool) -> Iterator[Callable[..., None]]:
         yield update
 
 
-def _bad_input_types() -> tuple[type[Exception], ...]:
-    """The errors that say the user's input is at fault; imported late, because TVM takes seconds."""
-    from selector.collect.architectures import ArchitectureError
-    from selector.collect.llvm_mca import ModelUnavailable
-    from selector.collect.record import DatasetError
-    from selector.cross import LinkerNotFound
-    from selector.kernel_cases import ShapesError
-    from selector.learn.errors import RecipeError, UnknownModel
-    from selector.peers import PeerUnavailable
-    from selector.policy import UnknownPolicy
-    from selector.policy.release import ReleaseError
-    from selector.profiles import ProfileError
-    from selector.report.roofline import PlotUnavailable
-    from selector.runtime import ModelError
-    from selector.target import NotMeasurable, UnknownTarget
-
-    return (
-        ArchitectureError,
-        BadInput,
-        DatasetError,
-        LinkerNotFound,
-        ModelError,
-        ModelUnavailable,
-        NotMeasurable,
-        PeerUnavailable,
-        PlotUnavailable,
-        ProfileError,
-        RecipeError,
-        ReleaseError,
-        ShapesError,
-        UnknownModel,
-        UnknownPolicy,
-        UnknownTarget,
-    )
+def _is_bad_input(error: Exception) -> bool:
+    """Whether the error says that the user's input is at fault."""
+    return any(f"{kind.__module__}.{kind.__qualname__}" in BAD_INPUT_TYPES for kind in type(error).__mro__)
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

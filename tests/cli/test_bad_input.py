@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from selector.cli import common
 from tests.cli.conftest import Run
 from tests.models import GraphBuilder, qdq_conv_model
 
@@ -174,3 +176,11 @@ def test_debug_shows_the_error_itself(selector_command: Run, network: Path) -> N
 def test_what_cannot_be_measured_here(selector_command: Run, network: Path) -> None:
     outcome = selector_command("explain", network, "--policy", "measure", "--target", "cortex-a72")
     outcome.assert_bad_input("policy 'measure'", "cortex-a72")
+
+
+@pytest.mark.parametrize("name", common.BAD_INPUT_TYPES)
+def test_errors_of_bad_input_exist_under_their_names(name: str) -> None:
+    module, _, kind = name.rpartition(".")
+    error = getattr(importlib.import_module(module), kind)
+    assert issubclass(error, Exception)
+    assert f"{error.__module__}.{error.__qualname__}" == name

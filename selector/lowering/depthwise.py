@@ -75,8 +75,8 @@ class Layout:
         wide = row.lanes == 8 and row.depth > 1 and piece == row.lanes * row.depth
         in_lane = wide and workload.out_dtype in ("uint8", "int8") and target.arch == "x86_64" and not term2
         vectors = row.depth if in_lane else 2 if chunk % (2 * row.lanes) == 0 and not term2 else 1
-        # As many accumulators as leave room for data, weights and constants.
-        registers = target.vector_registers - 4 - row.ones
+        # As many accumulators as leave room for data, constants, and weights, which x86 takes from memory.
+        registers = target.vector_registers - (4 if target.arch == "x86_64" else 12) - row.ones
         columns = max(1, registers // (plan.out_rows * vectors * (2 if term2 else 1)))
         return cls(plan, chunk, piece, in_lane, vectors, columns)
 

@@ -136,9 +136,10 @@ def _smull_sadalp(row: Dot, acc: Expr, x: list[Expr], w: list[Expr], ones: Expr)
 
 
 def _neon_dot(row: Dot, acc: Expr, x: list[Expr], w: list[Expr], ones: Expr) -> Expr:
-    name = "usdot" if row.data_dtype == "uint8" else "sdot"
     for data, weights in zip(x, w, strict=True):
-        acc = intrinsic(f"llvm.aarch64.neon.{name}", vector("int32", row.lanes), acc, data, weights)
+        # LLVM finds the forms by lane with the data in second place for usdot (sudot then), in third for sdot.
+        name, *operands = ("usdot", data, weights) if row.data_dtype == "uint8" else ("sdot", weights, data)
+        acc = intrinsic(f"llvm.aarch64.neon.{name}", vector("int32", row.lanes), acc, *operands)
     return acc
 
 
@@ -242,7 +243,7 @@ def _neon_rows() -> list[Dot]:
     """Vectors of 128 bits.  Only half of the pipes multiply words or bytes; all of them take sdot and usdot."""
     row = functools.partial(Dot, arch="aarch64", lanes=4)
     byte = functools.partial(row, lowering="int8", data_dtype="int8", weight_dtype="int8")
-    dots = functools.partial(byte, depth=4, groups=2, uops=2, setup_uops=0, emit=_neon_dot, by_lane=True)
+    dots = functools.partial(byte, depth=4, groups=2, uops=2, setup_uops=0, emit=_neon_dot, temporaries=2, by_lane=True)
     pairs = functools.partial(byte, features=("neon",), depth=2, setup_uops=1, emit=_smull_sadalp)
     return [
         dots("neon_usdot", features=("i8mm",), data_dtype="uint8"),
@@ -261,6 +262,7 @@ def _neon_rows() -> list[Dot]:
             uops=8,
             setup_uops=0,
             emit=_multiply,
+            temporaries=2,
             by_lane=True,
         ),
     ]

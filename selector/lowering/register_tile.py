@@ -11,13 +11,13 @@ def tile_shapes(row: Dot, target: TargetProfile) -> list[tuple[int, int]]:
     """(pixels, vectors) whose accumulators fit the registers beside weights, data, products and constants."""
     shapes = []
     for vectors in (1, 2, 3, 4, 6):
-        if row.by_lane:  # one group after the other, the data of all pixels at hand
-            spare, data = row.temporaries + vectors, 1
+        if row.by_lane:  # one group after the other, the data of all pixels at hand: in one half of the registers
+            most, data, spare = 8, 1, row.temporaries + vectors
         else:
-            spare, data = row.temporaries + (vectors + 1) * row.groups + row.ones, 0
+            most, data, spare = 12, 0, row.temporaries + (vectors + 1) * row.groups + row.ones
         pixels = (target.vector_registers - spare) // (vectors + data)
         if pixels >= 1:
-            shapes.append((min(pixels, 12), vectors))
+            shapes.append((min(pixels, most), vectors))
     return shapes
 
 

@@ -41,6 +41,11 @@ def _packs(workload: ConvWorkload, target: TargetProfile) -> Packs | None:
     return PACKS.get(target.arch) if workload.out_dtype in ("uint8", "int8") else None
 
 
+def _has_floats(target: TargetProfile) -> bool:
+    """Whether float32 is computed by instructions; LLVM's fence takes no others."""
+    return not target.arch.startswith("riscv") or target.has("f")
+
+
 @dataclass
 class Epilogue:
     """Term2, requantize and store of a block of output channels of one pixel.
@@ -144,7 +149,8 @@ class Epilogue:
         scaled = cast(value, "float32", lanes) * load(self.buffers["multiplier"], slot, lanes)
         if "offset" in self.buffers:
             # The fence keeps LLVM from fusing the two into one rounding on CPUs that have FMA.
-            scaled = intrinsic("llvm.arithmetic.fence", vector("float32", lanes), scaled)
+            if _has_floats(self.target):
+                scaled = intrinsic("llvm.arithmetic.fence", vector("float32", lanes), scaled)
             scaled = scaled + load(self.buffers["offset"], slot, lanes)
         low, high = self._limits()
         if low is not None:

@@ -32,24 +32,45 @@ ROWS = {  # row -> (lowering, weights that lead to it, instruction of which ther
 SPILLED = {"avx2_pmaddwd": 1, "avx2_pmaddubsw_quad": 1}
 
 
+CROSS = [  # (CPU, row, lowering, weights, instruction of which there is one a product)
+    ("cascadelake", "avx512vnni_vpdpbusd", "int8", "full", r"vpdpbusd\b.*%zmm"),
+    ("cascadelake", "avx512vnni_vpdpwssd", "int16", "full", r"vpdpwssd\b.*%zmm"),
+    ("alderlake", "avxvnni_vpdpbusd", "int8", "full", r"vpdpbusd\b.*%ymm"),
+    # where the loop is unrolled, LLVM takes every second one apart to shorten the chain of sums
+    ("alderlake", "avxvnni_vpdpwssd", "int16", "full", r"(vpdpwssd|vpmaddwd)\b.*%ymm"),
+    ("cortex-a53", "neon_smlal", "int16", "full", r"smlal\s.*\.h\[\d\]"),
+    ("cortex-a72", "neon_smlal", "int16", "full", r"smlal\s.*\.h\[\d\]"),
+    ("cortex-a72", "neon_smlal_sadalp", "int8", "symmetric", "smlal|smull"),
+    ("cortex-a72", "neon_smull_sadalp", "int8", "extreme", "smull"),
+    ("neoverse-n1", "neon_sdot", "int8", "full", r"sdot\s.*\.4b\[\d\]"),
+    ("neoverse-v1", "neon_usdot", "int8", "full", r"sudot\s.*\.4b\[\d\]"),
+]
+
+
 def innermost_loops(assembly: str) -> list[list[str]]:
     """Bodies of loops without loops in them, instructions only."""
     lines = assembly.splitlines()
     labels = {match[1]: i for i, line in enumerate(lines) if (match := re.match(r"(\.LBB\w+):", line))}
     bodies = []
     for i, line in enumerate(lines):
-        jump = re.match(r"\s+j\w+\s+(\.LBB\w+)", line)
+        jump = re.match(r"\s+(?:j\w+|b\.\w+|cbn?z\s+\w+,)\s+(\.LBB\w+)", line)
         start = labels.get(jump[1], len(lines)) if jump else len(lines)
         if start < i:
             body = lines[start + 1 : i + 1]
             if not any(label.startswith(".LBB") for label in body):
-                bodies.append([text.strip() for text in body if re.match(r"\s+[a-z]", text)])
+                stripped = [text.strip().removeprefix("{vex}").lstrip() for text in body]
+                bodies.append([text for text in stripped if re.match("[a-z]", text)])
     return bodies
 
 
 def hottest_loop(assembly: str, instruction: str) -> list[str]:
-    """The innermost loop with most of an instruction."""
-    return max(innermost_loops(assembly), key=lambda body: sum(text.startswith(instruction) for text in body))
+    """The innermost loop with most of an instruction, a regular expression."""
+    return max(innermost_loops(assembly), key=lambda body: len(matching(body, instruction)))
+
+
+def matching(loop: list[str], instruction: str) -> list[str]:
+    """Instructions of a loop that match from their start."""
+    return [text for text in loop if re.match(instruction, text)]
 
 
 @needs_avx2
@@ -80,3 +101,25 @@ def test_peak_loop_touches_registers_only(name: str) -> None:
     )
     loop = hottest_loop(execute.assembly(module), ROWS[name][2])
     assert not [text for text in loop if "(" in text]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("cpu", "name", "lowering", "weights", "instruction"), CROSS, ids=[f"{case[0]}-{case[1]}" for case in CROSS]
+)
+def test_innermost_loop_on_other_cpus(
+    cpu: str, name: str, lowering: str, weights: str, instruction: str, shape: str
+) -> None:
+    """The row's instruction, one for every product, and nothing on the stack."""
+    case = make_case(SHAPES[shape], weights=weights)
+    kernel = build(case.workload, case.constants, execute.profile(cpu), lowering)
+    assert kernel.row == name
+    loop = hottest_loop(execute.assembly(execute.compile_kernels([kernel], cpu)), instruction)
+    products = matching(loop, instruction)
+    assert len(products) >= 10, "a tile of at least ten products"
+    assert len(matching(loop, "sadalp")) == (0 if "sadalp" not in name else len(matching(loop, "smull")))
+    assert not [text for text in loop if "(%rsp" in text or "[sp" in text], "registers go through memory"
+    assert not matching(loop, "call|bl\\b")
+    if instruction.startswith("vpdpbusd"):  # in AT&T's order: signed, unsigned, sum
+        data = {text.split()[-1] for text in matching(loop, "vpbroadcastd")}
+        assert {text.split(", ")[1] for text in products} <= data, "the data is the unsigned operand"

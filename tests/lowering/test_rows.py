@@ -10,8 +10,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tvm
 
-from selector.lowering import Kernel, build, conv, depthwise, dot, int8, tir, winograd
+from selector import target as targets
+from selector.lowering import LOWERINGS, Kernel, build, conv, depthwise, dot, int8, pipeline, tir, winograd
 from selector.lowering.operands import make_operands
 from selector.lowering.reference import convolve
 from selector.target import TargetProfile
@@ -194,3 +196,22 @@ def test_last_candidate_takes_any_weights() -> None:
     facts = weight_facts(worst.constants.weight, worst.constants.weight_zero_point, groups=1, dilation_width=1)
     for target in TARGETS:
         assert any(row.safe(facts) and row.groups == 1 for row in dot.candidates(execute.profile(target), "int8"))
+
+
+@pytest.mark.parametrize("features", ["", "+f,+d"], ids=["soft floats", "floats"])
+def test_any_other_cpu_has_kernels(features: str) -> None:
+    """Neither x86 nor AArch64: the generic rows compile, with float offsets and without instructions for them."""
+    given = {"kind": "llvm", "mtriple": "riscv64-linux-gnu", "mcpu": "generic-rv64"}
+    resolved = targets.resolve(given | ({"mattr": features.split(",")} if features else {}))
+    profile = targets.profile(resolved)
+    kernels = []
+    for work in (POINTWISE, replace(DEPTHWISE, stride=(2, 2)), DENSE):
+        case = make_case(replace(work, batch=1, in_height=3, in_width=3))
+        assert case.constants.requantize is not None
+        offset = np.full(work.out_channels, 0.25, np.float32)
+        constants = replace(case.constants, requantize=replace(case.constants.requantize, offset=offset))
+        kernels += [build(case.workload, constants, profile, lowering) for lowering in LOWERINGS]
+    assert {kernel.row for kernel in kernels} == {"generic_int8", "generic_int16"}
+    functions = {f"k{i}": kernel.func.with_attr("global_symbol", f"k{i}") for i, kernel in enumerate(kernels)}
+    executable = tvm.compile(tvm.IRModule(functions), target=resolved, tir_pipeline=pipeline.NAME)
+    assert "rv64" in execute.assembly(executable)

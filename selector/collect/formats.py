@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from selector.lowering.winograd import SCHEMES
+from selector.lowering.scheme import SCHEMES
 from selector.weights import WeightFacts, is_merged, weight_facts
 from selector.workload import ConvWorkload, QuantDType
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from selector.lowering import conv, depthwise, dot
+from selector.lowering import conv, depthwise, dot, tiling
 from selector.lowering.kernel import Kernel
 from selector.lowering.operands import Operands, make_operands
 from selector.target import TargetProfile
@@ -33,7 +33,7 @@ def choose(workload: ConvWorkload, facts: WeightFacts, target: TargetProfile) ->
         rows = [row for row in rows if depthwise.fits(workload, row)]
     # Of equals, the one that takes the data as it is.
     row = max(rows, key=lambda row: (row.rate(), row.data_dtype == workload.data_dtype))
-    return row if template is depthwise else conv.divide(workload, row, target), template
+    return row if template is depthwise else tiling.divide(workload, row, target), template
 
 
 def _operands(workload: ConvWorkload, constants: ConvConstants, row: dot.Dot) -> Operands:

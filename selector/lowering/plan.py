@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from selector.lowering import conv, depthwise, dot, int8, int16, winograd
+from selector.lowering import conv, depthwise, dot, int8, int16, tiling, winograd
 from selector.lowering.interleave import INTERLEAVE_UOPS
 from selector.lowering.prepare import Band
+from selector.lowering.scheme import Scheme
 from selector.target import TargetProfile
 from selector.weights import WeightFacts
 from selector.workload import ConvWorkload
@@ -78,10 +79,10 @@ def facts(workload: ConvWorkload) -> WeightFacts:
 
 
 def _direct(workload: ConvWorkload, row: dot.Dot, target: TargetProfile, *, term2: bool) -> Plan:
-    work = conv.flatten(workload)
-    tile = conv.choose_tile(work, row, target)
+    work = tiling.flatten(workload)
+    tile = tiling.choose_tile(work, row, target)
     out_height, out_width = work.out_height, work.out_width
-    runs, steps = conv.reduction(work, row)
+    runs, steps = tiling.reduction(work, row)
     block = tile.vectors * row.lanes
     blocks = work.groups * math.ceil(work.group_out_channels / block)
     element = _element_bytes(row)
@@ -89,7 +90,7 @@ def _direct(workload: ConvWorkload, row: dot.Dot, target: TargetProfile, *, term
     bands = work.batch * math.ceil(out_height / tile.rows)
     pixels = work.batch * out_height * out_width
     band = Band(work, tile.rows, row.data_dtype, 0, 0).elements * element
-    copied = 0 if conv.reads_in_place(work, row, term2=term2) else bands * tile.channel_tasks * band
+    copied = 0 if tiling.reads_in_place(work, row, term2=term2) else bands * tile.channel_tasks * band
     sums = pixels * work.groups * runs * math.ceil(steps * row.step / 8) if term2 else 0
     return Plan(
         template=conv.NAME,
@@ -110,7 +111,7 @@ def _direct(workload: ConvWorkload, row: dot.Dot, target: TargetProfile, *, term
     )
 
 
-def _winograd(workload: ConvWorkload, scheme: winograd.Scheme, row: dot.Dot, target: TargetProfile) -> Plan:
+def _winograd(workload: ConvWorkload, scheme: Scheme, row: dot.Dot, target: TargetProfile) -> Plan:
     work, positions = workload, scheme.points**2
     rows, columns = math.ceil(work.out_height / scheme.size), math.ceil(work.out_width / scheme.size)
     shares, channel_tasks = winograd.partition(scheme, work, target)

@@ -1,13 +1,6 @@
 """Exact integer Winograd for 3×3, stride 1, inside the int16 lowering.
 
-F(m×m, 3×3) computes m×m outputs from (m+2)×(m+2) inputs with (m+2)² multiplications instead of 9m²: 4 times fewer for
-m = 4, 2.25 times fewer for m = 2.  All transforms are integer: the fractions of the usual matrices are moved into the
-inverse transform, which then yields ``s·y`` with ``s = 576 = 9·64`` (m = 4) or ``s = 4`` (m = 2).  Sums may wrap, since
-everything holds modulo 2³²; ``y`` is recovered exactly by the inverse of the odd part of ``s`` and an arithmetic shift
-by the even part, if ``|y| < 2³¹ / 2^shift``: 2²⁵ for m = 4, 2²⁹ for m = 2.  The constant weights prove it, or not.
-
-The transformed data is at most 100 (m = 4) or 4 (m = 2) times |x - zp| <= 255, the transformed weights at most 49 or 9
-times |w - zp| <= 255: both fit int16.
+The arithmetic, and the proof that it is exact, are in ``scheme``.
 
 Steps of a task, a run of tiles: copy the band of input under them with padding (int16, zero point subtracted);
 transform it into ``V[position][tile][channel]``; for each block of output channels multiply every position,
@@ -19,7 +12,7 @@ time instead was measured to cost more than reading four times the bytes: its st
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -29,92 +22,10 @@ from selector.lowering.operands import Operands
 from selector.lowering.prepare import Band
 from selector.lowering.register_tile import RegisterTile, tile_shapes
 from selector.lowering.requantize import Epilogue, channel_order
+from selector.lowering.scheme import Scheme, transform_weights
 from selector.lowering.tir import Expr, T, const, function, load, loop, store
 from selector.target import TargetProfile
 from selector.workload import ConvConstants, ConvWorkload
-
-
-@dataclass(frozen=True, eq=False)  # compared by identity: there are two
-class Scheme:
-    """F(m×m, 3×3) with integer matrices."""
-
-    size: int  # m
-    shift: int  # s = odd * 2**shift
-    odd_inverse: int  # modulo 2**32, as int32
-
-    @property
-    def points(self) -> int:
-        """Edge of a tile of data: m + 2."""
-        return self.size + 2
-
-    @property
-    def limit(self) -> int:
-        """Exact if |y| is below this."""
-        return 1 << (31 - self.shift)
-
-    def weight(self, w: list[Expr]) -> list[Expr]:
-        """G w along one axis, its fractions removed: 3 -> m + 2 points."""
-        even, odd = w[0] + w[2], w[1]
-        if self.size == 2:
-            return [w[0] * 2, even + odd, even - odd, w[2] * 2]
-        outer, inner = w[0] + w[2] * 4, w[1] * 2
-        return [w[0], even + odd, even - odd, outer + inner, outer - inner, w[2]]
-
-    def data(self, d: list[Expr]) -> list[Expr]:
-        """Bᵀ d along one axis."""
-        if self.size == 2:
-            return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
-        a, b = d[4] - d[2] * 4, d[3] - d[1] * 4
-        c, e = d[4] - d[2], (d[3] - d[1]) * 2
-        return [d[0] * 4 - d[2] * 5 + d[4], a + b, a - b, c + e, c - e, d[1] * 4 - d[3] * 5 + d[5]]
-
-    def inverse(self, m: list[Expr]) -> list[Expr]:
-        """sAᵀ m along one axis (the scale of each point is in here)."""
-        if self.size == 2:
-            return [m[0] + m[1] + m[2], m[1] - m[2] - m[3]]
-        plus, minus, r, t = m[1] + m[2], m[2] - m[1], m[3] + m[4], m[3] - m[4]
-        return [
-            m[0] * 6 - plus * 4 + r,
-            minus * 4 + t * 2,
-            (r - plus) * 4,
-            minus * 4 + t * 8 + m[5] * 24,
-        ]
-
-
-F2 = Scheme(2, shift=2, odd_inverse=1)
-F4 = Scheme(4, shift=6, odd_inverse=0x38E38E39)
-SCHEMES = (F4, F2)
-_MIN_CHANNELS = 8
-
-
-def schemes(workload: ConvWorkload, bound: int) -> list[Scheme]:
-    """The schemes that are exact while |accumulator| <= ``bound``; none where Winograd does not apply."""
-    work = workload
-    shape_fits = (
-        (work.kernel_height, work.kernel_width, work.stride, work.dilation, work.groups) == (3, 3, (1, 1), (1, 1), 1)
-        and work.in_channels >= _MIN_CHANNELS
-        and work.out_height > 1
-        and work.out_width > 1
-    )
-    if not shape_fits:
-        return []
-    return [scheme for scheme in SCHEMES if bound < scheme.limit]
-
-
-def output_bound(workload: ConvWorkload, constants: ConvConstants) -> int:
-    """Largest |accumulator| that the constant weights allow for any data."""
-    weight = constants.weight.astype(np.int64) - constants.weight_zero_point.reshape(-1, 1, 1, 1)
-    low, high = (0, 255) if workload.data_dtype == "uint8" else (-128, 127)
-    largest = max(high - workload.data_zero_point, workload.data_zero_point - low)
-    return int(np.abs(weight).sum(axis=(1, 2, 3)).max()) * largest
-
-
-def transform_weights(scheme: Scheme, weight: np.ndarray) -> np.ndarray:
-    """(O, 3, 3, C) int16 -> (points², O, C) int16: G w Gᵀ, exact."""
-    wide = weight.astype(np.int16)  # every intermediate fits
-    columns = [scheme.weight([wide[:, i, j] for i in range(3)]) for j in range(3)]
-    rows = [scheme.weight([column[i] for column in columns]) for i in range(scheme.points)]
-    return np.stack([value for row in rows for value in row])
 
 
 def cost(scheme: Scheme, workload: ConvWorkload, row: Dot, target: TargetProfile) -> float:

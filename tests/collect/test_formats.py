@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from selector.collect.formats import FORMATS, Format, canonical, sides, with_format
 from selector.collect.synthetic import synthesize
-from selector.lowering import LOWERINGS, winograd
+from selector.lowering import LOWERINGS, scheme
 from selector.lowering.plan import plan
 from selector.target import profile
 from selector.weights import WeightFacts, weight_facts
@@ -101,14 +101,14 @@ def test_two_trained_networks_share_one_canonical_workload() -> None:
     assert canonical(one) == canonical(other)
 
 
-@pytest.mark.parametrize(("mean", "expected"), [(0.15, winograd.F4), (0.5, winograd.F2)])
-def test_the_channel_bound_decides_the_winograd_scheme(mean: float, expected: winograd.Scheme) -> None:
+@pytest.mark.parametrize(("mean", "expected"), [(0.15, scheme.F4), (0.5, scheme.F2)])
+def test_the_channel_bound_decides_the_winograd_scheme(mean: float, expected: scheme.Scheme) -> None:
     taps = 9 * 512
     work = ConvWorkload(1, 14, 14, 512, 16, 3, 3, padding=(1, 1, 1, 1), weight_bound=127, pair_bound=254)
     work = replace(work, channel_bound=round(mean * 127 * taps), term2=False)
     same = canonical(work)
     constants, _ = synthesize(same)
-    assert winograd.schemes(same, winograd.output_bound(same, constants))[0] == expected
+    assert scheme.schemes(same, scheme.output_bound(same, constants))[0] == expected
     assert facts_of(same, constants).channel_bound == same.channel_bound
 
 

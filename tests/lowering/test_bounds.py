@@ -10,6 +10,7 @@ import pytest
 from selector.lowering import LOWERINGS, build, dot, winograd
 from selector.lowering.operands import make_operands
 from selector.lowering.reference import accumulate, convolve
+from selector.lowering.scheme import SCHEMES, Scheme, output_bound, schemes
 from selector.workload import ConvConstants, ConvWorkload
 from tests.lowering import execute
 from tests.lowering.cases import Case, make_case, with_facts
@@ -129,10 +130,10 @@ def test_weights_and_data_all_extreme(target: str, weights: str) -> None:
         run_exactly(cases, target, lowering)
 
 
-@pytest.mark.parametrize("scheme", winograd.SCHEMES, ids=lambda scheme: f"winograd{scheme.size}")
+@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: f"winograd{scheme.size}")
 @pytest.mark.parametrize("distance", [-1, 0], ids=["below", "at"])
 @pytest.mark.parametrize("target", ["native", "cortex-a72"])
-def test_winograd_at_its_limit(target: str, scheme: winograd.Scheme, distance: int) -> None:
+def test_winograd_at_its_limit(target: str, scheme: Scheme, distance: int) -> None:
     """int8 data down to -128 and weights that add up to ``limit / 128``: the limit is met, or missed by 128."""
     total = scheme.limit // 128 + distance
     channels = -(-total // (9 * 255))
@@ -146,8 +147,8 @@ def test_winograd_at_its_limit(target: str, scheme: winograd.Scheme, distance: i
     case = make(work, weight, data)
     expected = accumulate(case.workload, case.constants, data)
     assert np.abs(expected).max() == scheme.limit + 128 * distance
-    assert winograd.output_bound(case.workload, case.constants) == scheme.limit + 128 * distance
-    exact = winograd.schemes(case.workload, winograd.output_bound(case.workload, case.constants))
+    assert output_bound(case.workload, case.constants) == scheme.limit + 128 * distance
+    exact = schemes(case.workload, output_bound(case.workload, case.constants))
     assert (scheme in exact) == (distance < 0)
     execute.require_runnable(target)
     profile = execute.profile(target)

@@ -16,6 +16,7 @@ from selector import target as targets
 from selector.lowering import LOWERINGS, Kernel, build, conv, depthwise, dot, int8, pipeline, tir, winograd
 from selector.lowering.operands import make_operands
 from selector.lowering.reference import convolve
+from selector.lowering.scheme import SCHEMES
 from selector.target import TargetProfile
 from selector.weights import weight_facts
 from selector.workload import ConvWorkload
@@ -93,9 +94,7 @@ def int16_kernels(row: dot.Dot, profile: TargetProfile) -> list[tuple[Case, Kern
         assert fitting is not None
         arguments = (case.workload, case.constants, operands, fitting, profile)
         if work is TILED:
-            pairs += [
-                (case, winograd.build(f"winograd{scheme.size}", scheme, *arguments)) for scheme in winograd.SCHEMES
-            ]
+            pairs += [(case, winograd.build(f"winograd{scheme.size}", scheme, *arguments)) for scheme in SCHEMES]
         else:
             pairs.append((case, template.build("kernel", *arguments)))
     return pairs

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from selector.lowering import winograd
-from selector.lowering.winograd import SCHEMES, Scheme
+from selector.lowering.scheme import SCHEMES, Scheme, schemes, transform_weights
 from selector.workload import ConvWorkload
 
 by_size = pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: f"f{scheme.size}")
@@ -45,7 +44,7 @@ def test_transforms_fit_int16(scheme: Scheme) -> None:
 @by_size
 def test_weights_are_transformed_at_compile_time(scheme: Scheme) -> None:
     weight = np.random.default_rng(0).integers(-255, 256, (4, 3, 3, 6)).astype(np.int16)
-    found = winograd.transform_weights(scheme, weight)
+    found = transform_weights(scheme, weight)
     expected = two_dimensional(scheme.weight, weight.astype(np.int64).transpose(1, 2, 0, 3))
     np.testing.assert_array_equal(found, expected.reshape(scheme.points**2, 4, 6))
     assert found.dtype == np.int16
@@ -66,5 +65,5 @@ def test_other_shapes_have_no_scheme(change: dict[str, object]) -> None:
     shape: dict[str, object] = {"in_height": 9, "in_width": 9, "kernel_height": 3, "kernel_width": 3}
     plain = ConvWorkload(batch=1, in_channels=16, out_channels=16, **shape)  # type: ignore[arg-type]
     other = ConvWorkload(batch=1, in_channels=16, out_channels=16, **(shape | change))  # type: ignore[arg-type]
-    assert winograd.schemes(plain, 0) == list(SCHEMES)
-    assert winograd.schemes(other, 0) == []
+    assert schemes(plain, 0) == list(SCHEMES)
+    assert schemes(other, 0) == []

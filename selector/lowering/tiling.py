@@ -1,0 +1,123 @@
+"""How the direct template divides a convolution, and what that costs: steps, register tile, bands, tasks."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, replace
+
+from selector.lowering.dot import Dot
+from selector.lowering.register_tile import tile_shapes
+from selector.target import TargetProfile
+from selector.weights import is_merged
+from selector.workload import ConvWorkload
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Shape of the register tile and of the work of one task."""
+
+    pixels: int  # largest number of pixels of a tile
+    vectors: int  # vectors of output channels of a block
+    rows: int  # output rows of a band
+    channel_tasks: int  # tasks that share the blocks of one band
+    cycles: float  # modelled, of one core and all of the work
+
+
+@functools.lru_cache(maxsize=64)
+def flatten(workload: ConvWorkload) -> ConvWorkload:
+    """A 1×1 convolution without stride and padding sees pixels only: one column of them."""
+    pointwise = workload.kernel_height == workload.kernel_width == 1 and workload.stride == (1, 1)
+    if pointwise and not any(workload.padding):
+        pixels = workload.batch * workload.in_height * workload.in_width
+        return replace(workload, batch=1, in_height=pixels, in_width=1)
+    return workload
+
+
+def reduction(workload: ConvWorkload, row: Dot) -> tuple[int, int]:
+    """(runs, steps of a run) of the reduction."""
+    merged = merges(workload)
+    length = workload.group_in_channels * (workload.kernel_width if merged else 1)
+    return workload.kernel_height * (1 if merged else workload.kernel_width), math.ceil(length / row.step)
+
+
+def reads_in_place(workload: ConvWorkload, row: Dot, *, term2: bool) -> bool:
+    """Whether the tensor itself can be read: nothing to convert or pad, and no step past the end of a run."""
+    length = workload.group_in_channels * (workload.kernel_width if merges(workload) else 1)
+    return not (row.data_dtype != workload.data_dtype or any(workload.padding) or length % row.step or term2)
+
+
+def merges(workload: ConvWorkload) -> bool:
+    """Whether a row of the kernel is one run of the reduction, over its columns and channels."""
+    return is_merged(workload.groups, workload.dilation[1])
+
+
+def cost(workload: ConvWorkload, row: Dot, target: TargetProfile) -> float:
+    """Modelled cycles of one core with the best register tile."""
+    return min(_costs(workload, row, target).values())
+
+
+def _costs(workload: ConvWorkload, row: Dot, target: TargetProfile) -> dict[tuple[int, int], float]:
+    """Modelled cycles with each register tile (pixels, vectors); edges are counted at their full cost.
+
+    A step takes the longer of its vector instructions at four a cycle and its loads at two a cycle (Zen 3, and close
+    to Golden Cove and Neoverse V1).
+    """
+    steps = math.prod(reduction(workload, row))
+    out_channels, total = workload.group_out_channels, workload.out_height * workload.out_width
+
+    def cycles(pixels: int, vectors: int) -> float:
+        blocks = workload.groups * math.ceil(out_channels / (vectors * row.lanes))
+        tiles = math.ceil(total / pixels)
+        width = total / tiles
+        vector_ops = width * (vectors * row.uops + row.setup_uops * row.groups)
+        loads = row.loads(width, vectors)
+        step = max(vector_ops / 4, loads / 2, row.uops + 1) + loads / 8  # loads are never quite free
+        return workload.batch * blocks * tiles * (steps * step + width * vectors * 3 + 10)  # the last: epilogue
+
+    return {shape: cycles(*shape) for shape in tile_shapes(row, target)}
+
+
+def divide(workload: ConvWorkload, row: Dot, target: TargetProfile) -> Dot:
+    """The row with as many groups as suit the length of the reduction's runs."""
+    if not row.by_lane:
+        return row
+    fewer = [some for some in map(row.at_most, (4, 2, 1)) if some is not None]
+    return min(fewer, key=lambda some: cost(workload, some, target))
+
+
+def choose_tile(workload: ConvWorkload, row: Dot, target: TargetProfile) -> Tile:
+    """The register tile with the least modelled work, and the partition that goes with it."""
+    costs = _costs(workload, row, target)
+    pixels, vectors = min(costs, key=lambda shape: costs[shape])
+    rows, channel_tasks = _partition(workload, 2 if row.data_dtype == "int16" else 1, vectors * row.lanes, pixels)
+    return Tile(pixels, vectors, rows, channel_tasks, costs[pixels, vectors])
+
+
+def _partition(workload: ConvWorkload, element: int, block: int, tile_pixels: int) -> tuple[int, int]:
+    """(output rows of a band, tasks that share its channel blocks).
+
+    A band's data (``element`` bytes each) should stay in L2 beside the weights of a block; there should be a whole
+    number of tasks a thread.
+    """
+    work = workload
+    row_bytes = (work.in_width + work.padding[1] + work.padding[3]) * work.in_channels * element * work.stride[0]
+    rows = max(1, min(work.out_height, (192 << 10) // max(row_bytes, 1)))
+    if work.out_width == 1 and rows > tile_pixels:  # pixels of a flattened 1×1: whole tiles
+        rows -= rows % tile_pixels
+    channel_tasks = 1
+    if work.threads > 1:
+        blocks = work.groups * math.ceil(work.group_out_channels / block)
+        bands = work.batch * math.ceil(work.out_height / rows)
+        if bands < 2 * work.threads:
+            by_rows = math.ceil(work.out_height / (work.threads * math.ceil(bands / work.threads)))
+            waste_rows = by_rows * math.ceil(work.out_height / by_rows) / work.out_height
+            waste_blocks = math.ceil(blocks / work.threads) * work.threads / blocks
+            if bands % work.threads == 0:
+                pass
+            elif waste_rows <= waste_blocks or blocks < work.threads:
+                rows = by_rows
+            else:
+                channel_tasks = work.threads
+    bands = math.ceil(work.out_height / rows)
+    return math.ceil(work.out_height / bands), channel_tasks

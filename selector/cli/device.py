@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +15,8 @@ from rich.table import Table
 from selector.cli import common
 
 if TYPE_CHECKING:
-    from selector.collect.rpc import Inspected, Link
+    from selector.collect.link import Link
+    from selector.collect.rpc import Inspected
     from selector.target import TargetLike
 
 Host = Annotated[str, typer.Option(help="Interface to listen on. Whoever reaches it can run code as you.")]
@@ -44,14 +45,15 @@ def serve(
     check_key(key)
     if where is not None and not key:
         raise common.BadInput("--tracker needs --key, the name that devices of this kind share")
-    from selector.collect.rpc import EMULATED
+    from selector.collect.link import EMULATED
     from selector.collect.serve import CannotServe, Served, supervise
 
     if emulated:
         key = key.removesuffix(EMULATED) + EMULATED
     served = Served(host, port, key, where, address)
     try:
-        supervise(served, _until_terminated(), _logger(as_json=as_json))
+        with _until_terminated():
+            supervise(served, _logger(as_json=as_json))
     except CannotServe as error:
         raise common.WorkFailed(str(error)) from error
 
@@ -66,18 +68,17 @@ def tracker(
     """Run an RPC tracker, which lends the devices that register with it to collections, until Ctrl-C."""
     from tvm.rpc.tracker import Tracker
 
-    stop, log = _until_terminated(), _logger(as_json=as_json)
-    try:
-        running = Tracker(host, port, port + 1, silent=True)
-    except Exception as error:  # whatever the tracker's process raised
-        raise common.WorkFailed(f"cannot track at {host}:{port}: {str(error).splitlines()[-1]}") from error
-    try:
-        log(f"tracking at {host}:{port}")
-        while not stop.wait(0.5):
-            if not running.proc.is_alive():
-                raise common.WorkFailed(f"the tracker at {host}:{port} has died")
-    finally:
-        running.proc.kill()
+    with _until_terminated():
+        try:
+            running = Tracker(host, port, port + 1, silent=True)
+        except Exception as error:  # whatever the tracker's process raised
+            raise common.WorkFailed(f"cannot track at {host}:{port}: {str(error).splitlines()[-1]}") from error
+        try:
+            _logger(as_json=as_json)(f"tracking at {host}:{port}")
+            running.proc.join()
+            raise common.WorkFailed(f"the tracker at {host}:{port} has died")
+        finally:
+            running.proc.kill()
 
 
 @common.command
@@ -88,7 +89,7 @@ def list_devices(
 ) -> None:
     """Show the devices of a tracker and how many are free."""
     where = parse_address(tracker, "--tracker")
-    from selector.collect.rpc import NoDevice, tracked
+    from selector.collect.link import NoDevice, tracked
 
     try:
         devices, loads = tracked(*where)
@@ -126,7 +127,7 @@ def parse_link(tracker: str | None, server: str | None, key: str, linker: str | 
         if key or linker:
             raise common.BadInput("--key and --linker are for devices: give their tracker, --rpc, or --rpc-server")
         return None
-    from selector.collect.rpc import Link
+    from selector.collect.link import Link
 
     check_key(key)
     if tracker is None or server is None:
@@ -142,13 +143,14 @@ def remote_targets(link: Link, names: Sequence[str] | None) -> tuple[dict[str, T
 
     Raises WorkFailed, NotMeasurable, LinkerNotFound, UnknownTarget, BadInput.
     """
+    from selector.collect import link as links
     from selector.collect import rpc
     from selector.cross import find_linker
     from selector.target import NotMeasurable, profile, why_not_on
 
     try:
         found = rpc.inspect(link)
-    except (rpc.NoDevice, rpc.DeviceLost, TimeoutError) as error:
+    except (links.NoDevice, links.DeviceLost, TimeoutError) as error:
         raise common.WorkFailed(str(error)) from error
     targets: dict[str, TargetLike] = {}
     for name in names or ("native",):
@@ -164,12 +166,16 @@ def remote_targets(link: Link, names: Sequence[str] | None) -> tuple[dict[str, T
     return targets, found
 
 
-def _until_terminated() -> threading.Event:
-    """Set by Ctrl-C and by SIGTERM."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
+@contextmanager
+def _until_terminated() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block, and are what it is expected to end with."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _logger(*, as_json: bool) -> Callable[[str], None]:

@@ -19,9 +19,9 @@ from pebble import ProcessExpired, ProcessPool
 
 from selector.collect import worker
 from selector.collect.host import describe_host
+from selector.collect.link import DeviceLost, Link, NoDevice, unknown_host
 from selector.collect.protocol import Rules
 from selector.collect.record import Measurement
-from selector.collect.rpc import DeviceLost, Link, NoDevice, unknown_host
 from selector.collect.runner import About, failed
 from selector.collect.worker import Task, WorkerSettings
 from selector.threads import host_cores

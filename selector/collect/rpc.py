@@ -1,22 +1,17 @@
 """Timing kernels on other machines over TVM's RPC: built and linked here, uploaded and timed there.
 
-A tracker lends the devices that registered a key with it, each to one client at a time; a single server is reached at
-its own address.  A session with a device lasts as long as one pair is timed.  TVM's client waits for ever for a server
-that is dead or whose machine hangs: everything here has a limit of its own.
+A session with a device lasts as long as one pair is timed.  A kernel that never returns is stopped by the server, which
+knows how long a session may last, and where the device itself hangs, by a deadline on this side.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import functools
 import gc
 import json
 import platform
-import socket
-import struct
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -27,11 +22,10 @@ import numpy as np
 import tvm
 from tvm import rpc
 from tvm.error import RPCSessionTimeoutError
-from tvm.rpc import base
 
 from selector.collect.device import EvaluatedKernel, flush_bytes, reference_kernel
 from selector.collect.gates import deadline, locked
-from selector.collect.host import builder_facts
+from selector.collect.link import DeviceLost, Link, connect, count, lease, unknown_host
 from selector.collect.protocol import TimedKernel
 from selector.collect.record import Host
 from selector.cross import find_linker
@@ -40,59 +34,9 @@ from selector.lowering.pipeline import compile_kernel
 from selector.target import TargetLike, TargetProfile
 from selector.workload import ConvWorkload
 
-EMULATED = "@emulated"  # end of the key of a device whose times mean nothing
 FACTS = "selector.device.facts"  # global function of `selector device serve`: what is known about the CPU, in JSON
 
-_ANSWER_SECONDS = 10.0  # a tracker or an idle server answers in milliseconds, an emulated one in a few seconds
-_POLL_SECONDS = 0.5
 _CLEANUP_SECONDS = 10.0  # in which a server ends a session that took too long, before this process gives up itself
-
-
-class NoDevice(RuntimeError):
-    """No device could be had; the message says where it was looked for, and what was found."""
-
-
-class DeviceLost(RuntimeError):
-    """The connection to a device broke while it was used: a kernel crashed it, or it was switched off."""
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """Where devices are found."""
-
-    host: str
-    port: int
-    key: str  # that the devices registered; of a single server: the key it was started with, may be empty
-    tracker: bool = True  # False: the address of a single server
-    wait_seconds: float = 60.0  # longest time without any device, e.g. while one restarts
-    linker: str | None = None  # C compiler that links for the devices; None: one on the PATH
-
-    @property
-    def emulated(self) -> bool:
-        """Whether the times of these devices mean nothing."""
-        return self.key.endswith(EMULATED)
-
-    def __str__(self) -> str:
-        kind = "tracker" if self.tracker else "server"
-        return f"'{self.key}' at {kind} {self.host}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True)
-class Registered:
-    """A device that a tracker knows."""
-
-    key: str
-    address: str
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """Devices of one key of a tracker."""
-
-    key: str
-    devices: int
-    free: int
-    pending: int  # requests that wait for one
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +84,9 @@ class RpcDevice:
         """Hold a session with a device.  Raises NoDevice; DeviceLost and TimeoutError in place of what they cause."""
         # a server serves one session and lets the next one wait where no limit reaches it
         with nullcontext() if self._link.tracker else locked(self._lock, fcntl.LOCK_EX):
-            address = _lease(self._link, self._busy_seconds)
+            address = lease(self._link, self._busy_seconds)
             with deadline(self._stage_seconds + _CLEANUP_SECONDS):
-                session = _connect(address, self._stage_seconds)
+                session = connect(self._link, address, self._stage_seconds)
                 try:
                     with _clear_errors(session, self._link, self._stage_seconds):
                         self._host, self._load = _describe(session, self._link)
@@ -190,7 +134,7 @@ class _RemoteKernel:
     ) -> None:
         self._device = device
         self._name = name
-        self._library = library
+        self.library = library
         self._arrays = arrays
         self._out = out
         self._flush = flush
@@ -205,7 +149,7 @@ class _RemoteKernel:
 
     def upload(self, session: rpc.RPCSession, file: str) -> EvaluatedKernel:
         """Bring everything to the device."""
-        session.upload(bytearray(self._library), file)
+        session.upload(bytearray(self.library), file)
         module, cpu = session.load_module(file), session.cpu()
         tensors = [tvm.runtime.tensor(array, cpu) for array in self._arrays]
         if self._out is not None:
@@ -215,155 +159,13 @@ class _RemoteKernel:
 
 
 def inspect(link: Link) -> Inspected:
-    """Ask one of the devices what it is.  Raises NoDevice."""
-    count = _count(link)
-    address = _lease(link, link.wait_seconds)
-    session = _connect(address, link.wait_seconds)
+    """Ask one of the devices what it is.  Raises NoDevice, DeviceLost, TimeoutError."""
+    devices = count(link)
+    address = lease(link, link.wait_seconds)
+    session = connect(link, address, link.wait_seconds)
     with _clear_errors(session, link, link.wait_seconds):
         host, _ = _describe(session, link)
-        return Inspected(count, host.cores, None if link.emulated else _own_target(session), host)
-
-
-def tracked(host: str, port: int) -> tuple[list[Registered], list[Load]]:
-    """Devices of a tracker and their load, in the order of the keys.  Raises NoDevice where no tracker answers."""
-    with contextlib.closing(_Tracker(host, port)) as tracker:
-        servers, queues = tracker.summary()
-    counts = {key: sum(server.key == key for server in servers) for key in sorted(queues)}
-    loads = [Load(key, count, queues[key]["free"], queues[key]["pending"]) for key, count in counts.items()]
-    return servers, [load for load in loads if load.devices or load.pending]
-
-
-def answers(host: str, port: int, seconds: float = _ANSWER_SECONDS) -> bool:
-    """Whether an RPC server is there and idle: it hangs up on whoever does not speak its protocol.
-
-    TVM's server accepts connections even when the thread that would serve them is dead.
-    """
-    try:
-        with socket.create_connection((host, port), timeout=seconds) as connection:
-            connection.sendall(struct.pack("<i", ~base.RPC_MAGIC))
-            return not connection.recv(1)
-    except ConnectionResetError:
-        return True
-    except OSError:
-        return False
-
-
-def unknown_host(link: Link) -> Host:
-    """What is written into a row when no device was reached."""
-    return Host(
-        cpu="unknown",
-        flags="",
-        cores=0,
-        governor="unknown",
-        **builder_facts(),
-        device=link.key,
-        emulated=link.emulated,
-    )
-
-
-class _Tracker:
-    """A connection to a tracker, in the protocol that ``tvm.rpc.tracker`` documents; TVM's client has no time limits.
-
-    Raises NoDevice where no tracker answers.
-    """
-
-    def __init__(self, host: str, port: int) -> None:
-        try:
-            self._socket = socket.create_connection((host, port), timeout=_ANSWER_SECONDS)
-        except OSError as error:
-            raise NoDevice(f"cannot reach the RPC tracker {host}:{port}: {error.strerror or error}") from None
-        try:
-            self._socket.sendall(struct.pack("<i", base.RPC_TRACKER_MAGIC))
-            magic = struct.unpack("<i", base.recvall(self._socket, 4))[0]
-        except OSError:
-            magic = None
-        if magic != base.RPC_TRACKER_MAGIC:
-            self.close()
-            raise NoDevice(f"{host}:{port} is no RPC tracker (the address of a single server goes to --rpc-server)")
-
-    def close(self) -> None:
-        """Withdraw a request that was not answered."""
-        self._socket.close()
-
-    def summary(self) -> tuple[list[Registered], dict[str, dict[str, int]]]:
-        """The devices, and {"free": …, "pending": …} of each key."""
-        _, found = self._call([base.TrackerCode.SUMMARY], _ANSWER_SECONDS)
-        servers = [
-            Registered(item["key"].removeprefix("server:"), ":".join(map(str, item["addr"])))
-            for item in found["server_info"]
-        ]
-        return sorted(servers, key=lambda server: (server.key, server.address)), found["queue_info"]
-
-    def request(self, key: str, seconds: float) -> tuple[str, int, str]:
-        """Host, port and one-time key of a device, as soon as one is free.  Raises TimeoutError."""
-        _, (host, port, match) = self._call([base.TrackerCode.REQUEST, key, "", 1], seconds)
-        return host, port, match
-
-    def _call(self, message: list[Any], seconds: float) -> Any:
-        self._socket.settimeout(seconds)
-        base.sendjson(self._socket, message)
-        return base.recvjson(self._socket)
-
-
-def _count(link: Link) -> int:
-    """Devices that have the link's key.  Raises NoDevice where there is none."""
-    if not link.tracker:
-        return 1
-    servers, _ = tracked(link.host, link.port)
-    count = sum(server.key == link.key for server in servers)
-    if not count:
-        known = ", ".join(sorted({server.key for server in servers})) or "none"
-        raise NoDevice(f"no device is registered as {link} (registered keys: {known})")
-    return count
-
-
-def _lease(link: Link, busy_seconds: float) -> tuple[str, int, str]:
-    """Host, port and key of a device that is free and answers.
-
-    Raises NoDevice after ``link.wait_seconds`` in which there was none, or ``busy_seconds`` in which others had them.
-    """
-    absent_until = time.monotonic() + link.wait_seconds
-    busy_until = time.monotonic() + busy_seconds
-    while True:
-        try:
-            found = _try_lease(link)
-            if found is not None:
-                return found
-            absent_until = time.monotonic() + link.wait_seconds
-            reason = f"no device {link} was free for {busy_seconds:.0f} s"
-        except NoDevice as error:
-            reason = f"{error}, for {link.wait_seconds:.0f} s"
-        if time.monotonic() > min(absent_until, busy_until):
-            raise NoDevice(reason)
-        time.sleep(_POLL_SECONDS)
-
-
-def _try_lease(link: Link) -> tuple[str, int, str] | None:
-    """None: others have all devices.  Raises NoDevice."""
-    if not link.tracker:
-        if answers(link.host, link.port):
-            return link.host, link.port, link.key
-        raise NoDevice(f"the RPC server {link.host}:{link.port} does not answer")
-    _count(link)
-    try:
-        with contextlib.closing(_Tracker(link.host, link.port)) as tracker:
-            host, port, key = tracker.request(link.key, _ANSWER_SECONDS)
-    except TimeoutError:
-        return None
-    except OSError as error:
-        raise NoDevice(f"the connection to the RPC tracker {link.host}:{link.port} broke: {error}") from None
-    if not answers(host, port):  # the tracker does not lend it again before it has registered again
-        raise NoDevice(f"the device {host}:{port} does not answer")
-    return host, port, key
-
-
-def _connect(address: tuple[str, int, str], seconds: float) -> rpc.RPCSession:
-    host, port, key = address
-    try:
-        return rpc.connect(host, port, key, session_timeout=seconds)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise NoDevice(f"the RPC server {host}:{port} refuses the key '{key}': {reason}") from None
+        return Inspected(devices, host.cores, None if link.emulated else _own_target(session), host)
 
 
 @contextmanager

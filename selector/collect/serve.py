@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
 import psutil
 import tvm_ffi
@@ -15,8 +16,9 @@ from tvm import rpc
 from tvm.target import codegen
 
 from selector.collect.host import cpu_facts, load_average
+from selector.collect.link import answers
 from selector.collect.processes import die_with_parent
-from selector.collect.rpc import FACTS, answers
+from selector.collect.rpc import FACTS
 from selector.target import resolve
 from selector.threads import host_cores, share_process
 
@@ -42,10 +44,10 @@ class Served:
     pause_seconds: float = 1.0  # before the first restart; doubles while the server does not stay up for a minute
 
 
-def supervise(served: Served, stop: threading.Event, log: Callable[[str], None]) -> None:
-    """Keep a server running until ``stop`` is set; ``log`` gets a line at the start and one for each restart.
+def supervise(served: Served, log: Callable[[str], None]) -> NoReturn:
+    """Keep a server running until KeyboardInterrupt; ``log`` gets a line at the start and one for each restart.
 
-    Raises CannotServe if the first start fails.
+    This process must have no other child processes.  Raises CannotServe if the first start fails.
     """
     share_process(host_cores())
     server = _start(served)
@@ -54,17 +56,14 @@ def supervise(served: Served, stop: threading.Event, log: Callable[[str], None])
     try:
         while True:
             started = time.monotonic()
-            reason = _watch(server, served, stop) if server is not None else "it did not start"
-            if stop.is_set():
-                return
+            reason = "it did not start" if server is None else _watch(server, served)
             if time.monotonic() - started > _LONGEST_PAUSE:
                 pause = served.pause_seconds
             restarts += 1
             log(f"restart {restarts} in {pause:g} s: {reason}")
             if server is not None:
                 server.terminate()
-            if stop.wait(pause):
-                return
+            time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
             server = _restart(served)
     finally:
@@ -95,13 +94,12 @@ def _restart(served: Served) -> rpc.Server | None:
         return None
 
 
-def _watch(server: rpc.Server, served: Served, stop: threading.Event) -> str:
-    """Why the server has to be restarted; empty: it does not have to, ``stop`` is set."""
+def _watch(server: rpc.Server, served: Served) -> str:
+    """Wait until the server has to be restarted, and tell why."""
     host = "127.0.0.1" if served.host in ("0.0.0.0", "") else served.host
     failed, next_check = 0, time.monotonic() + served.check_seconds
-    while not stop.wait(_POLL_SECONDS):
-        if not server.proc.is_alive():
-            return "a kernel killed the server"
+    while server.proc.is_alive():
+        time.sleep(_POLL_SECONDS)
         if time.monotonic() < next_check:
             continue
         healthy = _in_session() or answers(host, served.port) or _in_session()
@@ -109,7 +107,7 @@ def _watch(server: rpc.Server, served: Served, stop: threading.Event) -> str:
         if failed == _FAILED_CHECKS:
             return "the server did not answer"
         next_check = time.monotonic() + served.check_seconds
-    return ""
+    return "a kernel killed the server"
 
 
 def _in_session() -> bool:

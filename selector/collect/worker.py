@@ -11,10 +11,11 @@ from typing import IO
 
 from selector.collect.device import Device, LocalDevice
 from selector.collect.gates import Gates
+from selector.collect.link import DeviceLost, Link, NoDevice
 from selector.collect.processes import die_with_parent
 from selector.collect.protocol import Rules
 from selector.collect.record import Measurement
-from selector.collect.rpc import DeviceLost, Link, NoDevice, RpcDevice
+from selector.collect.rpc import RpcDevice
 from selector.collect.runner import About, failed, measure
 from selector.target import TargetLike, profile
 from selector.threads import host_cores, share_process

@@ -55,6 +55,7 @@ def compile_network(
     import selector
     from selector.cross import LinkFailed, find_linker
     from selector.report import tables
+    from selector.target import profile, why_not_here
 
     count = common.set_threads(threads)
     resolved, policy = common.resolve_target(target), common.resolve_policy(policy)
@@ -93,6 +94,8 @@ def compile_network(
         common.print_json(summary)
     else:
         _print(summary, differences)
+        if threads is None and why_not_here(profile(resolved)):
+            common.console().print(f"it will use {count} threads, the CPUs of this machine (--threads: of the device)")
     if failed:
         worst = max(failed, key=lambda row: row.largest / row.tolerance if row.tolerance else math.inf)
         raise common.WorkFailed(

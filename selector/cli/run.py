@@ -25,7 +25,12 @@ Inputs = Annotated[
 ]
 RunThreads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, help="Threads to run on at most.", show_default="those it was compiled for"),
+    typer.Option(
+        "--threads",
+        min=1,
+        help="Threads to run on at most.",
+        show_default="those it was compiled for, as far as there are CPUs",
+    ),
 ]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="A .npy file for the output; a folder where there are several.")
@@ -47,9 +52,10 @@ def run(
     arrays = [_load(path) for path in inputs or []]
     from selector import runtime
     from selector.tensors import random_inputs
+    from selector.threads import host_cores
 
     compiled = runtime.load(library)
-    compiled.threads = common.set_threads(threads or compiled.threads)
+    compiled.threads = common.set_threads(threads or min(compiled.threads, host_cores()))
     feed = _checked(arrays, compiled.inputs, inputs or []) if arrays else random_inputs(compiled.inputs, seed)
     results = compiled.run(*feed)
     times = []

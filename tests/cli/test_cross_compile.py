@@ -56,6 +56,13 @@ def test_verifying_what_cannot_run(selector_command: Run, network: Path) -> None
     outcome.assert_bad_input("--verify runs the network", "cortex-a72", "leave --verify out")
 
 
+def test_threads_of_the_device(selector_command: Run, network: Path) -> None:
+    hint = "--threads: of the device"
+    assert hint in selector_command("compile", network, "--target", "cortex-a72").out
+    assert hint not in selector_command("compile", network, "--target", "cortex-a72", "--threads", 4).out
+    assert hint not in selector_command("compile", network).out
+
+
 @pytest.mark.skipif(not cpuinfo.lacking(["avx512f"]), reason="this machine has AVX-512, or is not x86")
 def test_instructions_this_machine_lacks(selector_command: Run, network: Path) -> None:
     library = network.with_name("net.so")

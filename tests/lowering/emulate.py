@@ -32,9 +32,7 @@ def why_not() -> str | None:
     """Why kernels for AArch64 cannot be emulated here; None if they can."""
     missing = [tool for tool in (_COMPILER, _EMULATOR) if shutil.which(tool) is None]
     if missing:
-        return (
-            f"{' and '.join(missing)} not found: apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
-        )
+        return f"{' and '.join(missing)} not found: apt-get install g++-aarch64-linux-gnu qemu-user"
     return None
 
 

@@ -111,7 +111,8 @@ def _protocol(held_out: HeldOut) -> str:
         for name, value in sorted(scores.items(), key=lambda item: -item[1].mean)
     ]
     headings = ("policy", "mean", "P10", "P5", "worst", "mean regret", "right", "time ÷ oracle")
-    closed = f"Of the gap between the best policy that learns nothing and the oracle {held_out.gap_closed():.0%} is closed.\n"
+    share = f"{held_out.gap_closed():.0%}"
+    closed = f"Of the gap between the best policy that learns nothing and the oracle {share} is closed.\n"
     return "\n".join([_table(headings, rows), closed, *(_groups(held_out, column) for column in ("fold", *GROUPS))])
 
 

@@ -40,19 +40,18 @@ class Unavailable(Exception):
 
 def run(library: Path, inputs: Sequence[np.ndarray], cpu: str, threads: int = 2) -> list[np.ndarray]:
     """Outputs of a compiled network on the LLVM cpu ``cpu``.  Raises Unavailable."""
-    runner = _runner()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "inputs").write_bytes(b"".join(map(_packed, inputs)))
         files = [library.resolve(), threads, folder / "inputs", folder / "outputs"]
-        command = [_EMULATOR, "-cpu", CPUS[cpu], "-L", _SYSTEM, runner, *files]
+        command = [_EMULATOR, "-cpu", CPUS[cpu], "-L", _SYSTEM, runner(), *files]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=_SECONDS, check=False)
         assert done.returncode == 0, f"{library.name} under {_EMULATOR}: exit code {done.returncode}: {done.stderr}"
         return _unpacked((folder / "outputs").read_bytes())
 
 
 @functools.cache
-def _runner() -> Path:
+def runner() -> Path:
     """The program that runs a network, beside the libraries it needs.  Raises Unavailable."""
     missing = [tool for tool in (_COMPILER, _EMULATOR) if shutil.which(tool) is None]
     if missing:

@@ -68,11 +68,14 @@ def tracker(
     """Run an RPC tracker, which lends the devices that register with it to collections, until Ctrl-C."""
     from tvm.rpc.tracker import Tracker
 
+    from selector.collect.serve import CannotServe, check_port
+
+    try:
+        check_port(host, port)
+    except CannotServe as error:
+        raise common.WorkFailed(str(error)) from error
     with _until_terminated():
-        try:
-            running = Tracker(host, port, port + 1, silent=True)
-        except Exception as error:  # whatever the tracker's process raised
-            raise common.WorkFailed(f"cannot track at {host}:{port}: {str(error).splitlines()[-1]}") from error
+        running = Tracker(host, port, port + 1, silent=True)
         try:
             _logger(as_json=as_json)(f"tracking at {host}:{port}")
             running.proc.join()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -28,7 +29,7 @@ _FAILED_CHECKS = 3  # in a row, after which an idle server counts as dead
 
 
 class CannotServe(RuntimeError):
-    """The server does not start; the message says why."""
+    """A server does not start; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,19 @@ def supervise(served: Served, log: Callable[[str], None]) -> NoReturn:
             server.terminate()
 
 
+def check_port(host: str, port: int) -> None:
+    """Raises CannotServe where nobody can listen on it."""
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise CannotServe(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+
+
 def _start(served: Served) -> rpc.Server:
+    check_port(served.host, served.port)
     try:
         return rpc.Server(
             served.host,

@@ -54,7 +54,7 @@ def logistic_regression(train: Dataset, test: Dataset) -> np.ndarray:
 
     if len(np.unique(train.log2_ratio < 0)) < 2:
         return np.full(len(test), train.log2_ratio[0] < 0)
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=100))
+    model = make_pipeline(StandardScaler(), LogisticRegression(solver="newton-cholesky", max_iter=100))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # not converged: it stays a baseline
         model.fit(

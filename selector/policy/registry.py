@@ -19,7 +19,7 @@ POLICIES: dict[str, Callable[[], Policy]] = {
     "int16": lambda: Fixed("int16"),
     "measure": Measured,
 }
-DEFAULT = "rule"
+DEFAULT = "learned"
 
 
 class UnknownPolicy(ValueError):

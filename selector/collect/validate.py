@@ -207,6 +207,19 @@ def _fingerprints(frame: pl.DataFrame) -> Iterator[Finding]:
         yield Finding("warning", "fingerprint", text, len(stale))
 
 
+def described_by(frame: pl.DataFrame, count: int = 10, seed: int = 0) -> frozenset[str]:
+    """Fingerprints of the sources that make the kernels which the rows are of.
+
+    The present one, where ``count`` rows of each target, drawn at random and built again, are the same code as then:
+    most changes of sources change no kernel.  Else those that the rows were measured with.
+    """
+    measured_with = frozenset(frame["fingerprint"].unique().to_list())
+    if measured_with == {kernel_fingerprint()}:
+        return measured_with
+    rebuilt, different = _rebuild(frame, count, seed, None)
+    return measured_with if different or not rebuilt else frozenset({kernel_fingerprint()})
+
+
 _CHECKS = (_repetitions, _identity, _samples, _errors, _noise, _drift, _emulated, _fingerprints)
 
 

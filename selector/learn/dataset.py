@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,7 @@ class Dataset:
     width: np.ndarray  # float64, of the 95 % confidence interval of log2_ratio
     int8_us: np.ndarray  # float64, microseconds of one call
     networks: tuple[frozenset[str], ...]  # published networks that the workload occurs in
-    fingerprints: frozenset[str]  # of the kernels that were measured
+    fingerprints: frozenset[str]  # of sources that make the kernels that were measured
 
     def __len__(self) -> int:
         return len(self.workloads)
@@ -104,16 +104,17 @@ def load(folders: Sequence[Path]) -> Dataset:
     """
     import polars
 
-    from selector.collect import store
+    from selector.collect import store, validate
 
     for folder in folders:
         if not folder.is_dir():
             raise DatasetError(f"no folder of measurements at {folder}: write one with `selector collect`")
-    dataset = from_frame(polars.concat([store.read(folder) for folder in folders], how="diagonal_relaxed"))
+    frame = polars.concat([store.read(folder) for folder in folders], how="diagonal_relaxed")
+    dataset = from_frame(frame)
     if not len(dataset):
         names = ", ".join(map(str, folders))
         raise DatasetError(f"no usable measurement in {names}: rows must be measured without error and not emulated")
-    return dataset
+    return replace(dataset, fingerprints=validate.described_by(frame.filter(~polars.col("emulated"))))
 
 
 def from_frame(frame: polars.DataFrame) -> Dataset:

@@ -63,7 +63,7 @@ def test_explain_for_people(selector_command: Run, network: Path) -> None:
 
 
 def test_explain_for_a_foreign_target(selector_command: Run, network: Path) -> None:
-    answer = selector_command("explain", network, "--target", "cortex-a72", "--json").json()
+    answer = selector_command("explain", network, "--target", "cortex-a72", "--policy", "rule", "--json").json()
     assert answer["layers"][0]["reason"] == "ARM, NHWC and not depthwise"
 
 

@@ -11,7 +11,7 @@ THREADS ?= 1
 demo: $(VENV)/.ready
 	$(BIN)/selector explain $(NETWORK) --threads $(THREADS)
 	$(BIN)/selector compile $(NETWORK) --threads $(THREADS) --verify
-	$(BIN)/selector bench $(NETWORK) --threads $(THREADS) --policy int8 --policy int16 --against tvm --against onnxruntime
+	$(BIN)/selector bench $(NETWORK) --threads $(THREADS) --policy int8 --policy int16 --policy learned --against tvm --against onnxruntime
 
 test: lint
 	$(BIN)/pytest -n auto --dist worksteal

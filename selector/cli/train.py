@@ -29,7 +29,7 @@ def train(
     dataset: Measurements = MEASUREMENTS,
     recipe: Annotated[Path, typer.Option(help="How to train: a TOML file.")] = RECIPE,
     add: Annotated[
-        list[Path] | None, typer.Option(help="Folder with further measurements, e.g. of policy 'measure'; repeatable.")
+        list[Path] | None, typer.Option(help="Folder with further measurements, e.g. of your machine; repeatable.")
     ] = None,
     trials: Annotated[
         int | None, typer.Option(min=0, help="Trials of the hyper-parameter search.", show_default="the recipe's")

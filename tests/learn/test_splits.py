@@ -37,7 +37,7 @@ def random_dataset(seed: int) -> Dataset:
 datasets = st.integers(0, 10_000).map(random_dataset)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(datasets, st.integers(2, 5), st.integers(0, 3))
 def test_a_shape_is_in_one_fold(data: Dataset, folds: int, seed: int) -> None:
     parts = splits.by_shape(data, folds, seed)
@@ -47,7 +47,7 @@ def test_a_shape_is_in_one_fold(data: Dataset, folds: int, seed: int) -> None:
         assert sorted([*part.train, *part.test]) == list(range(len(data)))
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(datasets)
 def test_shapes_of_a_held_out_network_are_not_trained_on(data: Dataset) -> None:
     for part in splits.by_network(data):
@@ -58,7 +58,7 @@ def test_shapes_of_a_held_out_network_are_not_trained_on(data: Dataset) -> None:
         assert len(part.train)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(datasets)
 def test_a_held_out_target_is_not_trained_on(data: Dataset) -> None:
     parts = splits.by_target(data)
@@ -79,7 +79,7 @@ def test_too_few_shapes() -> None:
         splits.by_shape(from_frame(frame(measurements(3))), 5, 0)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(datasets)
 def test_hyper_parameters_are_tuned_without_any_held_out_shape(data: Dataset) -> None:
     for parts in (splits.by_network(data), splits.by_shape(data, 3, 0)):

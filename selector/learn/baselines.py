@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from selector.features import NAMES as FEATURE_NAMES
 from selector.learn.dataset import Dataset
 from selector.policy.base import Policy
 from selector.policy.fixed import Fixed
+from selector.policy.roofline import RATIO
 from selector.policy.rule import Rule
 from selector.target import profile
 
@@ -77,7 +77,7 @@ KNOWN: dict[str, Known] = {
     "int16": lambda dataset: choices(Fixed("int16"), dataset),
     "rule": lambda dataset: choices(Rule(), dataset),
     "expert": expert,
-    "roofline": lambda dataset: dataset.features[:, FEATURE_NAMES.index("ratio_time")] < 0,
+    "roofline": lambda dataset: dataset.features[:, RATIO] < 0,
 }
 FITTED: dict[str, Fitted] = {"logistic": logistic_regression, "tree": decision_tree}
 NAMES = (*KNOWN, *FITTED)

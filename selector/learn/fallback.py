@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from selector.features import NAMES
 from selector.learn.dataset import Dataset
 from selector.learn.model import Ensemble
 from selector.policy.release import Thresholds, instruction_set
+from selector.policy.roofline import RATIO
 from selector.target import profile
-
-RATIO = NAMES.index("ratio_time")  # the roofline's prediction
 
 
 def shipped(ensemble: Ensemble, train: Dataset, test: Dataset, thresholds: Thresholds) -> np.ndarray:
@@ -20,8 +18,8 @@ def shipped(ensemble: Ensemble, train: Dataset, test: Dataset, thresholds: Thres
     training, and predictions too close to zero (see ``selector.policy.release.Thresholds``).
     """
     mean, spread = ensemble.predict(test.features)
-    unsure = np.abs(mean) < np.maximum(thresholds.band, thresholds.spread * spread)
-    doubtful = unsure | _unseen_target(train, test) | _out_of_range(ensemble, train, test, thresholds.margin)
+    unsure = thresholds.unsure(mean, spread)
+    doubtful = unsure | _unseen_target(train, test) | _out_of_range(ensemble, train, test, thresholds)
     return np.where(doubtful, test.features[:, RATIO] < 0, mean <= 0)
 
 
@@ -32,9 +30,8 @@ def _unseen_target(train: Dataset, test: Dataset) -> np.ndarray:
     return np.array([sets[str(name)] not in known for name in test.targets])
 
 
-def _out_of_range(ensemble: Ensemble, train: Dataset, test: Dataset, margin: float) -> np.ndarray:
+def _out_of_range(ensemble: Ensemble, train: Dataset, test: Dataset, thresholds: Thresholds) -> np.ndarray:
     used = np.any([member.feature_importance("split") > 0 for member in ensemble.members], axis=0)
     low, high = train.features[:, used].min(axis=0), train.features[:, used].max(axis=0)
-    span = np.where(high > low, high - low, 1.0)
-    rows = test.features[:, used]
-    return np.asarray((np.maximum(low - rows, rows - high) > margin * span).any(axis=1))
+    outside, _ = thresholds.outside(test.features[:, used], low, high)
+    return outside

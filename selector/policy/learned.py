@@ -91,10 +91,9 @@ def _by_roofline(row: np.ndarray, why: str) -> Decision:
 
 def _unsure(model: Release, mean: np.ndarray, spread: np.ndarray) -> list[str | None]:
     """Why a prediction is too close to call; None: it is not."""
-    limits = np.maximum(model.thresholds.band, model.thresholds.spread * spread)
     return [
-        f"too close to call, predicted int16 ÷ int8 {2**ratio:.2f}" if abs(ratio) < limit else None
-        for ratio, limit in zip(mean, limits, strict=True)
+        f"too close to call, predicted int16 ÷ int8 {2**ratio:.2f}" if unsure else None
+        for ratio, unsure in zip(mean, model.thresholds.unsure(mean, spread), strict=True)
     ]
 
 
@@ -106,9 +105,9 @@ def _out_of_range(model: Release, rows: np.ndarray) -> list[str | None]:
     used = list(model.forest.used)
     low, high = np.array([model.ranges[features.NAMES[column]] for column in used]).reshape(-1, 2).T
     values = rows[:, used]
-    beyond = np.maximum(low - values, values - high) / np.where(high > low, high - low, 1.0)
+    outside, beyond = model.thresholds.outside(values, low, high)
     found: list[str | None] = [None] * len(rows)
-    for index in np.flatnonzero((beyond > model.thresholds.margin).any(axis=1)):
+    for index in np.flatnonzero(outside):
         worst = int(np.argmax(beyond[index]))
         feature, value = features.TABLE[used[worst]], values[index, worst]
         side, limit = ("above", high[worst]) if value > high[worst] else ("below", low[worst])

@@ -48,6 +48,15 @@ class Thresholds:
     spread: float = 0.0  # or than so many standard deviations of the ensemble,
     margin: float = 0.1  # or a feature lies further outside of its training range than this share of the range
 
+    def unsure(self, mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
+        """Which predictions are too close to call, (rows,) bool; arguments as ``Release.predict`` gives them."""
+        return np.abs(mean) < np.maximum(self.band, self.spread * spread)
+
+    def outside(self, rows: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which rows (rows, features) are too far out of [low, high] (features,), and by which share of it each is."""
+        beyond = np.maximum(low - rows, rows - high) / np.where(high > low, high - low, 1.0)
+        return (beyond > self.margin).any(axis=1), beyond
+
 
 @dataclass(frozen=True)
 class Release:

@@ -11,7 +11,7 @@ from selector.policy.base import Decision
 from selector.target import TargetProfile
 from selector.workload import ConvWorkload
 
-_INT8, _INT16, _RATIO = (features.NAMES.index(name) for name in ("int8_time", "int16_time", "ratio_time"))
+_INT8, _INT16, RATIO = (features.NAMES.index(name) for name in ("int8_time", "int16_time", "ratio_time"))
 
 
 class Roofline:
@@ -28,6 +28,6 @@ class Roofline:
 
 def decision(row: np.ndarray) -> Decision:
     """What the analytic model makes of one row of ``selector.features.matrix``."""
-    ratio = float(row[_RATIO])
+    ratio = float(row[RATIO])
     reason = f"modelled int8 {2 ** row[_INT8]:.1f} us, int16 {2 ** row[_INT16]:.1f} us"
     return Decision("int16" if ratio < 0 else "int8", source="roofline", reason=reason, log2_ratio=ratio)

@@ -54,7 +54,7 @@ def train(
         how = how.with_trials(0 if no_tune else trials or 0)
     folders = [dataset, *(add or [])]
     with common.progress("reading measurements", quiet=as_json) as update:
-        rows = datasets.load(folders)
+        rows = datasets.load(folders, rebuild=True)
         trained = pipeline.train(rows, how, lambda text, fraction: update(text, 0.95 * fraction))
         update("recording the run")
         logged = _log(trained, folders, report)

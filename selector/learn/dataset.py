@@ -96,8 +96,11 @@ class Dataset:
         return part
 
 
-def load(folders: Sequence[Path]) -> Dataset:
+def load(folders: Sequence[Path], *, rebuild: bool = False) -> Dataset:
     """The usable measurements of all folders together.
+
+    ``rebuild``: build kernels of some rows again, where the sources changed since, to know whether the rows are of
+    today's (``selector.collect.validate.described_by``); a released model says so.
 
     Rows that failed or were emulated are left out.  Raises DatasetError for a folder that is missing, and where no
     row is left.
@@ -114,7 +117,9 @@ def load(folders: Sequence[Path]) -> Dataset:
     if not len(dataset):
         names = ", ".join(map(str, folders))
         raise DatasetError(f"no usable measurement in {names}: rows must be measured without error and not emulated")
-    return replace(dataset, fingerprints=validate.described_by(frame.filter(~polars.col("emulated"))))
+    if rebuild:
+        dataset = replace(dataset, fingerprints=validate.described_by(frame.filter(~polars.col("emulated"))))
+    return dataset
 
 
 def from_frame(frame: polars.DataFrame) -> Dataset:

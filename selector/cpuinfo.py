@@ -1,4 +1,4 @@
-"""Instructions that this machine's CPU has according to Linux.  Needs nothing of TVM."""
+"""What Linux says of this machine's CPU, its instructions above all.  Needs nothing of TVM."""
 
 from __future__ import annotations
 
@@ -30,16 +30,23 @@ FLAGS = {
 @functools.cache
 def flags() -> frozenset[str]:
     """CPU flags as Linux shows them; empty elsewhere, and under an emulator that shows the CPU it runs on."""
-    field = "flags" if platform.machine() == "x86_64" else "Features"
+    return frozenset(fields().get("flags" if platform.machine() == "x86_64" else "Features", "").split())
+
+
+def model() -> str:
+    """Name of the CPU as the operating system shows it."""
+    return fields().get("model name") or platform.processor() or platform.machine()
+
+
+@functools.cache
+def fields() -> dict[str, str]:
+    """What Linux tells about the first CPU; empty elsewhere."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
-        return frozenset()
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == field:
-            return frozenset(value.split())
-    return frozenset()
+        return {}
+    lines = text.split("\n\n", maxsplit=1)[0].splitlines()
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def lacking(features: Iterable[str]) -> list[str]:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import datetime
 import math
-import platform
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import tvm
 from tvm import tirx
 
+from selector import cpuinfo
 from selector.bench import Comparison, Contender, interleave, quantile
 from selector.collect.row_kernels import compile_peak, pointwise, usable_rows
 from selector.lowering.dot import Dot
@@ -57,7 +56,7 @@ def calibrate(
     speeds.setdefault("l3", speeds["dram"])
     rates = Rates(
         kind="measured",
-        source=cpu_model(),
+        source=cpuinfo.model(),
         dots=tuple((row.name, _round(_peak_rate(row, comparison))) for row in rows),
         loops=tuple((row.name, _round(_loop_rate(row, comparison, wanted))) for row in rows),
         **{f"{level}_gbs": _round(speeds[level]) for level in _LEVELS},
@@ -86,16 +85,6 @@ def check_runs_here(target: TargetProfile) -> None:
             f"calibrating runs kernels, but this machine {reason}: calibrate on a {target.name}, or describe it from "
             f"LLVM's models: selector targets describe {target.name}"
         )
-
-
-def cpu_model() -> str:
-    """Name of this machine's CPU as the operating system shows it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return next(iter(names), "") or platform.processor() or platform.machine()
 
 
 def read_function(words: int, lanes: int, repeats: int, tasks: int) -> tirx.PrimFunc:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tvm
 
-from selector import profiles
+from selector import cpuinfo, profiles
 from selector.collect import calibrate as module
-from selector.collect.calibrate import calibrate, cpu_model, read_function
+from selector.collect.calibrate import calibrate, read_function
 from selector.collect.row_kernels import usable_rows
 from selector.lowering.pipeline import NAME
 from selector.target import NotMeasurable, TargetProfile, profile, resolve
@@ -28,7 +28,7 @@ def test_structure(short: None) -> None:
     assert found.matches(wanted.name, wanted.features)
     assert (found.arch, found.cores, found.l2_bytes) == (wanted.arch, wanted.cores, wanted.l2_bytes)
     rates = found.rates
-    assert (rates.kind, rates.source) == ("measured", cpu_model())
+    assert (rates.kind, rates.source) == ("measured", cpuinfo.model())
     assert [name for name, _ in rates.dots] == [name for name, _ in rates.loops]
     assert [name for name, _ in rates.dots] == [row.name for row in usable_rows(wanted)[-2:]]
     assert all(0 < loop <= peak for (_, loop), (_, peak) in zip(rates.loops, rates.dots, strict=True))

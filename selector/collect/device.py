@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from selector.workload import ConvWorkload
 _REFERENCE_MACS = 20_000_000  # of one call of the reference kernel: around 0.3 ms
 _FLUSH = "selector.collect.flush_caches"  # global function, run by TVM's evaluator before each timed call
 _LARGEST_FLUSH_BYTES = 256 << 20
+_MOST_PLACEMENTS, _PLACED_BYTES = 16, 64 << 20
 _ZERO_TIMES = 100  # samples of zero seconds after which TVM's evaluator gives up; its own default
 
 
@@ -107,8 +109,12 @@ class LocalDevice:
         """Compile a kernel and bring it, its constants and the data (N, H, W, C) to where they are timed."""
         module = compile_kernel(kernel, target.tvm_target()).jit()
         size = workload.batch * workload.out_height * workload.out_width * workload.out_channels
-        inputs = [tvm.runtime.tensor(array.reshape(-1)) for array in (data, *kernel.constants)]
-        return EvaluatedKernel(module, kernel.name, [*inputs, tvm.runtime.empty((size,), workload.out_dtype)])
+        inputs = [array.reshape(-1) for array in (data, *kernel.constants)]
+        placements = [
+            [*map(tvm.runtime.tensor, inputs), tvm.runtime.empty((size,), workload.out_dtype)]
+            for _ in range(_placements(sum(array.nbytes for array in inputs) + size * 4))
+        ]
+        return EvaluatedKernel(module, kernel.name, *placements)
 
     def reference(self, target: TargetProfile) -> TimedKernel:
         """A fixed kernel of around 0.3 ms that touches registers only: the same one for all targets."""
@@ -119,18 +125,20 @@ class EvaluatedKernel:
     """Timed by TVM's evaluator where the module is, this process or an RPC session; adds next to nothing to a call.
 
     ``Module.time_evaluator`` computes statistics of its samples, which takes longer than many a kernel: this is what
-    is beneath it.  ``flush_bytes``: memory to copy in order to empty the caches of another machine; 0: of this one.
+    is beneath it.  ``placements``: the kernel's arguments, as often as there are copies of them in memory: samples take
+    the next one in turn.  ``flush_bytes``: memory to copy in order to empty the caches of another machine; 0: of this.
     """
 
     def __init__(
         self,
         module: tvm.runtime.Module,
         name: str,
-        arguments: list[tvm.runtime.Tensor],
+        *placements: list[tvm.runtime.Tensor],
         cpu: tvm.runtime.Device | None = None,
         flush_bytes: int = 0,
     ) -> None:
-        self._module, self._name, self._arguments = module, name, arguments
+        self._module, self._name = module, name
+        self._placements = itertools.cycle(placements)
         self._cpu = cpu or tvm.cpu()
         self._flush_bytes = flush_bytes
         self._evaluators: dict[tuple[int, bool], Callable[..., bytes]] = {}
@@ -154,7 +162,7 @@ class EvaluatedKernel:
             self._evaluators[calls, cold] = evaluator(
                 self._module, self._name, kind, index, calls, repeats, 0, _ZERO_TIMES, 0, 1, copied, before
             )
-        (seconds,) = struct.unpack("@d", self._evaluators[calls, cold](*self._arguments))
+        (seconds,) = struct.unpack("@d", self._evaluators[calls, cold](*next(self._placements)))
         return seconds * 1e6
 
 
@@ -170,6 +178,16 @@ def reference_kernel(target: TargetProfile) -> tuple[str, tvm.runtime.Executable
 def flush_bytes(target: TargetProfile) -> int:
     """More memory than the caches hold."""
     return min(3 * max(target.l3_bytes, 4 * target.l2_bytes) // 2, _LARGEST_FLUSH_BYTES)
+
+
+def _placements(size: int) -> int:
+    """How many copies of arguments of so many bytes to time a kernel on.
+
+    Which lines of a cache compete depends on where the memory happens to lie: a kernel that just fills one takes up to
+    twice as long in one process as in the next.  Its time is the median over places.  What is far larger than a cache
+    does not fit wherever it lies.
+    """
+    return max(1, min(_MOST_PLACEMENTS, _PLACED_BYTES // size))
 
 
 @functools.cache

@@ -155,7 +155,7 @@ class _RemoteKernel:
         if self._out is not None:
             size, dtype = self._out
             tensors.append(tvm.runtime.empty((size,), dtype, cpu))
-        return EvaluatedKernel(module, self._name, tensors, cpu, self._flush)
+        return EvaluatedKernel(module, self._name, tensors, cpu=cpu, flush_bytes=self._flush)
 
 
 def inspect(link: Link) -> Inspected:

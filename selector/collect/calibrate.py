@@ -26,7 +26,8 @@ from selector.target import NotMeasurable, TargetLike, TargetProfile, host_cores
 
 FASTER = 0.05  # share of the samples that is faster than the rate taken
 _PEAK_MACS = 4_000_000  # of one call of a peak loop: around 50 us
-_READ_BYTES = 4 << 20  # read by one call at least
+_READ_BYTES = 4 << 20  # read by one call at least, and ...
+_READ_PASSES = 8  # ... how often, at least, what a cache holds: the first pass fetches it from where it was evicted to
 _CHAINS = 8  # independent sums: enough loads in flight, and no addition waits for another
 _CHANNELS = (64, 320)  # two sizes of one convolution; the difference is all inner loop
 _LEVELS = ("l1", "l2", "l3", "dram", "dram_all")
@@ -46,7 +47,7 @@ def calibrate(
     check_runs_here(wanted)
     rows = usable_rows(wanted)
     sizes = _read_sizes(wanted)
-    readers = {level: _reader(size, wanted, parallel=level == "dram_all") for level, size in sizes.items()}
+    readers = {level: _reader(level, size, wanted) for level, size in sizes.items()}
     contenders = [Contender(f"read {level}", call) for level, (call, _) in readers.items()]
     for row in rows:
         contenders.append(Contender(f"peak {row.name}", _peak(row, wanted)))
@@ -118,19 +119,27 @@ def read_function(words: int, lanes: int, repeats: int, tasks: int) -> tirx.Prim
 
 
 def _read_sizes(target: TargetProfile) -> dict[str, int]:
-    """Bytes of the buffer that stands for each level: half of a cache, several times the largest one."""
+    """Bytes of the buffer that stands for each level: half of a cache, several times the largest one.
+
+    The last cache is often shared with strangers, and larger than what the tables of pages are cached for: its buffer
+    is eight times the cache below it, the size of a layer's weights.
+    """
     caches = {"l1": target.l1_bytes, "l2": target.l2_bytes, "l3": target.l3_bytes}
     memory = min(max(128 << 20, 4 * max(caches.values())), 1 << 30)
-    return {level: size // 2 for level, size in caches.items() if size} | {"dram": memory, "dram_all": memory}
+    sizes = {level: size // 2 for level, size in caches.items() if size}
+    if "l3" in sizes:
+        sizes["l3"] = min(sizes["l3"], 8 * target.l2_bytes)
+    return sizes | {"dram": memory, "dram_all": memory}
 
 
-def _reader(size: int, target: TargetProfile, *, parallel: bool) -> tuple[Callable[[], object], int]:
+def _reader(level: str, size: int, target: TargetProfile) -> tuple[Callable[[], object], int]:
     """A call that reads a buffer of about ``size`` bytes, and the bytes that it reads in all."""
     lanes = target.vector_bits // 32
-    tasks = host_cores() if parallel else 1
+    tasks = host_cores() if level == "dram_all" else 1
     unit = lanes * _CHAINS * tasks
     words = max(1, size // 4 // unit) * unit
-    repeats = max(1, math.ceil(_READ_BYTES / (4 * words)))
+    passes = _READ_PASSES if level.startswith("l") else 1
+    repeats = max(passes, math.ceil(_READ_BYTES / (4 * words)))
     func = read_function(words, lanes, repeats, tasks)
     read = tvm.compile(tvm.IRModule({"read": func}), target=target.tvm_target(), tir_pipeline=NAME)["read"]
     data = tvm.runtime.tensor(np.ones(words, np.int32))  # written: untouched pages all are one page of zeros

@@ -17,7 +17,8 @@ from selector.target import TargetProfile
 from selector.workload import ConvWorkload
 
 _CLOCK = 2.5  # GHz, and the rest of a CPU of which no rates are known
-_CALL_SECONDS = 0.5e-6  # of a call, and of waking each further thread: what no lowering can save
+_CALL_SECONDS, _WAKE_SECONDS = 0.3e-6, 2e-6  # of a call, and of waking other threads: what no lowering can save
+_WIDENING_UOPS = 2  # of a vector of weights: unpack and shift
 _MODEL_ISSUE = 4  # vector instructions a cycle in the models of selector.lowering
 
 
@@ -102,7 +103,7 @@ class Side:
 def side(workload: ConvWorkload, target: TargetProfile, lowering: str) -> Side:
     """One lowering in seconds and bytes."""
     made = plan(workload, target, lowering)
-    known, row, threads = machine(target), made.row, workload.threads
+    known, row, threads = machine(target), made.row, min(workload.threads, made.tasks)
     rate = known.rate(row)
     clock = known.clock(row, dot.candidates(target, "int16")[0])
     share = math.ceil(made.tasks / threads) / made.tasks if threads > 1 else 1.0
@@ -117,7 +118,8 @@ def side(workload: ConvWorkload, target: TargetProfile, lowering: str) -> Side:
         + 2 * made.scratch_bytes / known.bandwidth(in_use, threads)
     )
     compute, prepare, term2 = (
-        cycles / clock * share for cycles in (made.cycles, made.prepare_cycles, made.term2_cycles)
+        cycles / clock * share
+        for cycles in (made.cycles + _widening_cycles(made, target), made.prepare_cycles, made.term2_cycles)
     )
     return Side(
         plan=made,
@@ -130,11 +132,22 @@ def side(workload: ConvWorkload, target: TargetProfile, lowering: str) -> Side:
         prepare=prepare,
         term2=term2,
         memory=memory,
-        total=max(compute + prepare + term2, memory) + _CALL_SECONDS * threads,
+        total=max(compute + prepare + term2, memory) + _CALL_SECONDS + (_WAKE_SECONDS if threads > 1 else 0),
         traffic=moved + again + 2 * made.scratch_bytes,
         working_set=working_set,
         share=share,
     )
+
+
+def _widening_cycles(made: Plan, target: TargetProfile) -> float:
+    """Weights that are widened once for all pixels of a register tile: dear where these are few.
+
+    From SSE4.1 on ``pmovsxbw`` does it while it loads; before, it takes instructions of its own.
+    """
+    row = made.row
+    if row.weight_dtype == row.data_dtype or row.arch != "x86_64" or target.has("sse4.1"):
+        return 0.0
+    return made.macs / (row.lanes * row.depth * made.pixels) * _WIDENING_UOPS / _MODEL_ISSUE
 
 
 def weight_class(workload: ConvWorkload) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from selector.lowering import int8, int16
 from selector.lowering.kernel import Kernel
+from selector.lowering.plan import employed
 from selector.target import TargetProfile
 from selector.workload import ConvConstants, ConvWorkload
 
@@ -19,4 +20,5 @@ def build(workload: ConvWorkload, constants: ConvConstants, target: TargetProfil
 
     Raises KeyError for an unknown lowering; both lowerings take every ConvWorkload and give the same int32 accumulator.
     """
-    return LOWERINGS[lowering](f"qconv2d_{workload.kind}_{lowering}", workload, constants, target)
+    work = employed(workload, target, lowering)
+    return LOWERINGS[lowering](f"qconv2d_{workload.kind}_{lowering}", work, constants, target)

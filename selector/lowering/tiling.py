@@ -78,6 +78,10 @@ def _costs(workload: ConvWorkload, row: Dot, target: TargetProfile) -> dict[tupl
     return {shape: cycles(*shape) for shape in tile_shapes(row, target)}
 
 
+def _rounded_up(count: int, unit: int) -> int:
+    return math.ceil(count / unit) * unit
+
+
 def divide(workload: ConvWorkload, row: Dot, target: TargetProfile) -> Dot:
     """The row with as many groups as suit the length of the reduction's runs."""
     if not row.by_lane:
@@ -111,8 +115,8 @@ def _partition(workload: ConvWorkload, element: int, block: int, tile_pixels: in
         bands = work.batch * math.ceil(work.out_height / rows)
         if bands < 2 * work.threads:
             by_rows = math.ceil(work.out_height / (work.threads * math.ceil(bands / work.threads)))
-            waste_rows = by_rows * math.ceil(work.out_height / by_rows) / work.out_height
-            waste_blocks = math.ceil(blocks / work.threads) * work.threads / blocks
+            waste_rows = _rounded_up(math.ceil(work.out_height / by_rows), work.threads) * by_rows / work.out_height
+            waste_blocks = _rounded_up(blocks, work.threads) / blocks
             if bands % work.threads == 0:
                 pass
             elif waste_rows <= waste_blocks or blocks < work.threads:

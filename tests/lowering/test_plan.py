@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from selector.lowering import LOWERINGS, build
-from selector.lowering.plan import plan
+from selector.lowering import plan as plans
+from selector.lowering.plan import employed, plan
+from selector.lowering.reference import convolve
 from selector.workload import ConvWorkload
 from tests.lowering import execute
 from tests.lowering.cases import Case, cases, make_case
@@ -56,3 +59,27 @@ def test_counts_what_the_kernel_does() -> None:
     assert plan(replace(work, term2=True), profile, "int8").term2_cycles > 0
     with pytest.raises(KeyError):
         plan(work, profile, "int4")
+
+
+@pytest.mark.parametrize("lowering", LOWERINGS)
+def test_threads_are_woken_for_work_that_is_worth_it(lowering: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = execute.profile("x86-64-v3")
+    work = ConvWorkload(1, 14, 14, 64, 64, 3, 3, padding=(1, 1, 1, 1), threads=2)
+    cycles = plan(work, profile, lowering).all_cycles
+    monkeypatch.setattr(plans, "WORTH_WAKING", cycles)
+    assert employed(work, profile, lowering) == work
+    monkeypatch.setattr(plans, "WORTH_WAKING", 1.01 * cycles)
+    assert plan(work, profile, lowering).tasks == 1
+    assert employed(work, profile, lowering) == replace(work, threads=1)
+
+
+@pytest.mark.parametrize("lowering", LOWERINGS)
+@pytest.mark.parametrize("channels", [1000, 1024])
+def test_one_pixel_is_divided_by_channels(lowering: str, channels: int) -> None:
+    case = make_case(ConvWorkload(1, 1, 1, 40, channels, 1, 1, threads=2), weights="full")
+    target = "x86-64-v3" if execute.why_not_runnable("x86-64-v3") is None else "native"
+    profile = execute.profile(target)
+    assert plan(case.workload, profile, lowering).tasks == 2
+    kernel = build(case.workload, case.constants, profile, lowering)
+    found = execute.run(execute.compile_kernels([kernel], target), 0, kernel, case)
+    np.testing.assert_array_equal(found, convolve(case.workload, case.constants, case.data), strict=True)

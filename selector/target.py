@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -60,7 +61,7 @@ class TargetProfile:
 
 
 def resolve(target: TargetLike = "native") -> tvm.target.Target:
-    """The tvm Target for ``"native"``, an LLVM cpu name, a dict as tvm takes it, or a Target (returned as it is).
+    """The tvm Target for ``"native"``, an LLVM cpu name, a dict as tvm takes it (also as JSON), or a Target itself.
 
     Raises UnknownTarget, with what was given and what would do.
     """
@@ -69,7 +70,12 @@ def resolve(target: TargetLike = "native") -> tvm.target.Target:
     if isinstance(target, str):
         if target == "native":
             return _native()
-        return tvm.target.Target(_named(target))
+        if not target.lstrip().startswith("{"):
+            return tvm.target.Target(_named(target))
+        try:
+            target = json.loads(target)
+        except json.JSONDecodeError as error:
+            raise UnknownTarget(f"the target is not valid JSON: {error}") from None
     try:
         with quiet.without_lines(_UNKNOWN_CPU):
             return tvm.target.Target(dict(target))

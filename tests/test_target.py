@@ -49,6 +49,13 @@ def test_a_target_is_kept() -> None:
     assert isinstance(resolve({"kind": "llvm"}), tvm.target.Target)
 
 
+def test_json_is_the_dict() -> None:
+    fewer = profile({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "cascadelake", "mattr": ["-avx512vnni"]})
+    assert profile(fewer.spec) == fewer
+    with pytest.raises(UnknownTarget, match="not valid JSON"):
+        resolve("{cascadelake}")
+
+
 @pytest.mark.parametrize("name", ["pentium-9000", "", "Native"])
 def test_unknown_names(name: str) -> None:
     with pytest.raises(UnknownTarget, match="give 'native', an LLVM cpu name"):

@@ -108,8 +108,9 @@ def collect(
         samples = _POOL * count
     link = parse_link(rpc, rpc_server, key, linker)
     from selector.collect import campaign
+    from selector.collect.journal import StoreFull
     from selector.collect.protocol import Rules
-    from selector.collect.store import Store, StoreFull
+    from selector.collect.store import Store
     from selector.collect.tasks import ReleasedModel, pending
     from selector.policy import release
     from selector.threads import host_cores

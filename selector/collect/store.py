@@ -2,35 +2,33 @@
 
 A row goes into an SQLite journal first and is durable from then on; batches of rows move on to Parquet files, one for
 each target (see ``selector.collect.parts``).  A crash at any instant loses no finished row: rows that were written to a
-file and not yet deleted from the journal are written again under the same name.  One process writes at a time, held off
-by a lock file; any number may read meanwhile.
+file and not yet deleted from the journal are read once.  One process has a store open at a time, held off by a lock
+file; any number may read meanwhile, or add rows to the journal.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
-import json
 import os
-import sqlite3
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 import pyarrow as pa
 
-from selector.collect import parts
+from selector.collect import journal, parts
+from selector.collect.journal import Journal, clear_errors
 from selector.collect.record import DatasetError, Measurement, Status
-from selector.collect.table import SCHEMA, from_table, rows_to_table, to_row
+from selector.collect.row import Row, to_row
+from selector.collect.table import SCHEMA, from_table, rows_to_table
 
 if TYPE_CHECKING:
     import polars
 
-JOURNAL = ".journal.sqlite"
+JOURNAL = journal.NAME
 LOCK = ".journal.lock"
 
 _STATUSES: tuple[Status, ...] = ("ok", "noisy", "error")
@@ -41,18 +39,14 @@ class StoreLocked(DatasetError):
     """Another process writes to the folder."""
 
 
-class StoreFull(RuntimeError):
-    """The disk is full; every row whose ``add`` returned is kept."""
-
-
 class Store:
     """A dataset open for writing; ``with Store.open(folder) as store: store.add(measurement)``."""
 
-    def __init__(self, folder: Path, batch: int, lock: int, journal: sqlite3.Connection) -> None:
+    def __init__(self, folder: Path, batch: int, lock: int, pending: Journal) -> None:
         self.folder = folder
         self.batch = batch  # rows in the journal at which they are written to files
         self._lock = lock
-        self._journal = journal
+        self._journal = pending
 
     @classmethod
     def open(cls, folder: Path | str, *, batch: int = 200) -> Store:
@@ -62,16 +56,12 @@ class Store:
         schema version.
         """
         folder = Path(folder)
-        with _clear_errors(folder):
+        with clear_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             with contextlib.ExitStack() as undo:
                 lock = _acquire(folder)
                 undo.callback(os.close, lock)
-                journal = sqlite3.connect(folder / JOURNAL)
-                undo.callback(journal.close)
-                journal.execute("PRAGMA synchronous = EXTRA")  # a commit outlives a power failure
-                journal.execute("CREATE TABLE IF NOT EXISTS pending (id TEXT PRIMARY KEY, row TEXT NOT NULL)")
-                store = cls(folder, batch, lock, journal)
+                store = cls(folder, batch, lock, undo.enter_context(Journal(folder)))
                 parts.remove_temporary(folder)
                 store.flush()
                 undo.pop_all()
@@ -90,22 +80,18 @@ class Store:
 
         Raises StoreFull; the row is then kept if only writing the batch to files failed.
         """
-        row = to_row(measurement)
-        rows_to_table([row])  # what could not be written later is refused now
-        with _clear_errors(self.folder), self._journal:
-            self._journal.execute("INSERT OR IGNORE INTO pending VALUES (?, ?)", (measurement.id, json.dumps(row)))
-        if self._pending() >= self.batch:
+        rows_to_table([to_row(measurement)])  # what could not be written later is refused now
+        self._journal.add(measurement)
+        if len(self._journal) >= self.batch:
             self.flush()
 
     def flush(self) -> None:
         """Move the rows of the journal to files.  Raises StoreFull, which leaves them in the journal."""
-        with _clear_errors(self.folder):
-            table = _journal_table(self.folder / JOURNAL, self._journal)
-            if not len(table):
-                return
-            parts.write_parts(self.folder, table)
-            with self._journal:  # nothing was added since: one thread writes
-                self._journal.execute("DELETE FROM pending")
+        with clear_errors(self.folder):
+            table = _journal_table(self.folder, self._journal.rows())
+            if len(table):
+                parts.write_parts(self.folder, table)
+                self._journal.remove(table["id"].to_pylist())
 
     def finished(self, statuses: Container[Status] = _STATUSES) -> set[str]:
         """Keys whose latest row has one of the statuses; by default any: a noisy row is one that was given up."""
@@ -125,9 +111,6 @@ class Store:
         finally:
             self._journal.close()
             os.close(self._lock)
-
-    def _pending(self) -> int:
-        return self._journal.execute("SELECT count(*) FROM pending").fetchone()[0]
 
 
 def read(folder: Path | str, columns: Sequence[str] | None = None) -> polars.DataFrame:
@@ -161,7 +144,7 @@ def compact(folder: Path | str) -> int:
 
     The new file is complete before the old ones go, and rows that are in both for a moment are read once.
     """
-    with Store.open(existing_folder(Path(folder))) as store, _clear_errors(store.folder):
+    with Store.open(existing_folder(Path(folder))) as store, clear_errors(store.folder):
         before = parts.part_paths(store.folder)
         for target in sorted({path.parent for path in before}):
             old = [path for path in before if path.parent == target]
@@ -195,7 +178,7 @@ def merge(sources: Sequence[Path | str], into: Path | str) -> Merged:
         given = pa.concat_tables([SCHEMA.empty_table(), *tables])
         unique = parts.drop_duplicates(given)
         new = unique.filter(pa.array([row not in known for row in unique["id"].to_pylist()], pa.bool_()))
-        with _clear_errors(store.folder):
+        with clear_errors(store.folder):
             parts.write_parts(store.folder, _oldest_first(new))
     fresh = set(new["key"].to_pylist()) - keys
     return Merged(added=len(new), duplicates=len(given) - len(new), repeated=len(new) - len(fresh))
@@ -220,22 +203,12 @@ def _load(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 def pending_table(folder: Path) -> pa.Table:
     """Rows of the journal alone, in the order in which they were added.  Raises DatasetError, SchemaMismatch."""
-    path = folder / JOURNAL
-    if not path.exists():
-        return SCHEMA.empty_table()
-    try:
-        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True)) as journal:
-            return _journal_table(path, journal)
-    except sqlite3.Error as error:
-        raise DatasetError(f"cannot read the journal {path}: {error}") from error
+    return _journal_table(folder, journal.read(folder))
 
 
-def _journal_table(path: Path, journal: sqlite3.Connection) -> pa.Table:
-    if not journal.execute("SELECT 1 FROM sqlite_master WHERE name = 'pending'").fetchone():
-        return SCHEMA.empty_table()  # another process is about to make it
-    rows = [json.loads(text) for (text,) in journal.execute("SELECT row FROM pending ORDER BY rowid")]
+def _journal_table(folder: Path, rows: Sequence[Row]) -> pa.Table:
     for version in {row["schema_version"] for row in rows}:
-        parts.check_version(path, version)
+        parts.check_version(folder / JOURNAL, version)
     return rows_to_table(rows)
 
 
@@ -267,18 +240,3 @@ def _acquire(folder: Path) -> int:
         os.close(lock)
         raise
     return lock
-
-
-@contextlib.contextmanager
-def _clear_errors(folder: Path) -> Iterator[None]:
-    """Errors of the disk and of SQLite as StoreFull or DatasetError."""
-    try:
-        yield
-    except (OSError, sqlite3.Error) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in str(error)
-        if full:
-            raise StoreFull(
-                f"no space left for {folder}: every row that was finished is kept; free space and run the same again"
-            ) from error
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DatasetError(f"cannot write {folder}: {reason}") from error

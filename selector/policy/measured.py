@@ -1,75 +1,84 @@
 """Policy ``measure``: build and time both lowerings of every distinct workload, and take the faster.
 
-The oracle that other policies are held against.  Results are kept on disk, by workload, target and kernel fingerprint.
+The oracle that other policies are held against.  What it measures are rows of a dataset (``selector.collect.record``),
+and it measures what the dataset does not have yet: ``selector collect merge`` and ``selector train --add`` take the
+folder as it is.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import sqlite3
-from contextlib import closing
+import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from selector.data import cache_folder
 from selector.policy.base import Decision
+from selector.profiles import INSTRUCTION_SETS
 from selector.target import NotMeasurable, TargetProfile, profile, why_not_here
 from selector.workload import ConvWorkload
 
+if TYPE_CHECKING:
+    from selector.collect.record import Measurement
+
 
 class Measured:
-    """``cache``: an SQLite file; None: ``measured.sqlite`` in the user's cache folder."""
+    """``folder``: of the dataset; None: ``measurements`` in the user's cache folder.
 
-    def __init__(self, cache: Path | None = None, max_seconds: float = 1.0) -> None:
-        self.cache = cache or cache_folder() / "measured.sqlite"
+    A row there counts if it was measured on this machine, by this version of the kernels and of TVM, and is still in
+    the journal: what ``selector collect`` has moved to Parquet files is measured anew.
+    """
+
+    def __init__(self, folder: Path | None = None, max_seconds: float = 1.0) -> None:
+        self.folder = folder or cache_folder() / "measurements"
         self.max_seconds = max_seconds  # for one workload
+        self._run = uuid.uuid4().hex[:12]
 
     def decide(self, workload: ConvWorkload, target: TargetProfile) -> Decision:
         """The lowering that is faster here, measured now or before.
 
-        Raises NotMeasurable for a target whose kernels this machine cannot run.
+        Raises NotMeasurable for a target whose kernels this machine cannot run, StoreFull, and DatasetError where the
+        folder cannot be written.
         """
-        from selector.lowering.fingerprint import kernel_fingerprint
+        row = self.row(workload, target)
+        assert row.int8 and row.int16 and row.log2_ratio is not None  # "ok" or "noisy": what fails raises
+        return Decision(
+            "int16" if row.log2_ratio < 0 else "int8",
+            source="measure",
+            reason=f"measured int8 {row.int8.median_us:.0f} us, int16 {row.int16.median_us:.0f} us",
+            log2_ratio=row.log2_ratio,
+        )
+
+    def row(self, workload: ConvWorkload, target: TargetProfile) -> Measurement:
+        """The measurement that decides: of the workload that stands for all that get the same kernels.
+
+        Raises what ``decide`` raises.
+        """
+        from selector.collect import runner
+        from selector.collect.formats import canonical
+        from selector.collect.host import describe_host
+        from selector.collect.journal import Journal
+        from selector.collect.protocol import Rules
+        from selector.collect.record import SCHEMA_VERSION, measurement_key
+        from selector.collect.row import from_row
 
         _check_runs_here(target)
-        key = _key(workload, target, kernel_fingerprint())
-        known = self._load(key)
-        if known is None:
-            known = self._measure(workload, target)
-            self._save(key, known)
-        ratio = known["log2_ratio"]
-        reason = f"measured int8 {known['int8_us']:.0f} us, int16 {known['int16_us']:.0f} us"
-        return Decision("int16" if ratio < 0 else "int8", source="measure", reason=reason, log2_ratio=ratio)
-
-    def _measure(self, workload: ConvWorkload, target: TargetProfile) -> dict[str, float]:
-        from selector.collect.protocol import Rules
-        from selector.collect.runner import measure
-
-        row = measure(workload, target, rules=Rules(max_seconds=self.max_seconds))
-        assert row.int8 and row.int16 and row.log2_ratio is not None  # "ok" or "noisy": what fails raises
-        return {"log2_ratio": row.log2_ratio, "int8_us": row.int8.median_us, "int16_us": row.int16.median_us}
-
-    def _load(self, key: str) -> dict[str, float] | None:
-        if not self.cache.exists():
-            return None
-        with closing(self._connect()) as connection:
-            row = connection.execute("SELECT result FROM measured WHERE key = ?", (key,)).fetchone()
-        return None if row is None else json.loads(row[0])
-
-    def _save(self, key: str, result: dict[str, float]) -> None:
-        self.cache.parent.mkdir(parents=True, exist_ok=True)
-        with closing(self._connect()) as connection, connection:
-            connection.execute("INSERT OR REPLACE INTO measured VALUES (?, ?)", (key, json.dumps(result)))
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.cache, timeout=30)
-        connection.execute("CREATE TABLE IF NOT EXISTS measured (key TEXT PRIMARY KEY, result TEXT NOT NULL)")
-        return connection
+        workload, name = canonical(workload), _name(target)
+        with Journal(self.folder) as journal:
+            rows = journal.find(measurement_key(workload, name))
+            known = [from_row(row) for row in rows if row["schema_version"] == SCHEMA_VERSION]
+            for row in reversed(known):
+                if row.host == describe_host() and row.log2_ratio is not None:
+                    return row
+            rules, about = Rules(max_seconds=self.max_seconds), runner.About(run=self._run)
+            row = runner.measure(workload, target, target_name=name, rules=rules, about=about)
+            journal.add(row)
+        return row
 
 
-def _key(workload: ConvWorkload, target: TargetProfile, fingerprint: str) -> str:
-    fields = [workload.to_dict(), target.name, sorted(target.features), profile().name, fingerprint]
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+def _name(target: TargetProfile) -> str:
+    """What a row calls the target: the CPU's name; all of the target, in JSON, where its instructions are others."""
+    differing = (target.features ^ profile(target.name).features) & INSTRUCTION_SETS
+    return target.spec if differing else target.name
 
 
 def _check_runs_here(target: TargetProfile) -> None:

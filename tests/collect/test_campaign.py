@@ -13,8 +13,9 @@ import psutil
 import pytest
 
 from selector.collect.campaign import Event, Progress, Settings, collect
+from selector.collect.journal import StoreFull
 from selector.collect.record import Measurement
-from selector.collect.store import StoreFull, read
+from selector.collect.store import read
 from tests.collect.misbehaving import (
     ALLOCATES,
     CRASHES,

@@ -13,9 +13,10 @@ import pytest
 from selector.collect import parts
 from selector.collect.quality import diff, status
 from selector.collect.record import Measurement, Samples
+from selector.collect.row import to_row
 from selector.collect.store import Store
 from selector.collect.synthetic import synthesize
-from selector.collect.table import rows_to_table, to_row, to_table
+from selector.collect.table import rows_to_table, to_table
 from selector.collect.validate import Validation, validate
 from selector.lowering import build
 from selector.lowering.fingerprint import code_hash, kernel_fingerprint

@@ -19,10 +19,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from selector.collect import parts, store
+from selector.collect.journal import Journal, StoreFull
 from selector.collect.parts import SchemaMismatch, UnreadablePart, part_paths, read_part, target_folder
 from selector.collect.record import DatasetError
-from selector.collect.store import Store, StoreFull, StoreLocked, compact, latest, measurements, merge, read
-from selector.collect.table import to_row, to_table
+from selector.collect.row import to_row
+from selector.collect.store import Store, StoreLocked, compact, latest, measurements, merge, read
+from selector.collect.table import to_table
 from tests.collect.rows import HOST, failed, measured
 
 KILLS = int(os.environ.get("SELECTOR_TEST_KILLS", "6"))
@@ -135,6 +137,23 @@ def test_crash_between_file_and_journal(tmp_path: Path, monkeypatch: pytest.Monk
         assert [read_part(path)["id"].to_pylist() for path in part_paths(tmp_path)] == [["one"]]
 
 
+def test_rows_that_another_process_adds_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = parts.write_parts
+
+    def write_while_another_adds(folder: Path, table: pa.Table) -> None:
+        with Journal(folder) as journal:
+            journal.add(measured(id="two", timestamp=2.0))
+        write(folder, table)
+
+    dataset = Store.open(tmp_path)
+    dataset.add(measured(id="one", timestamp=1.0))
+    monkeypatch.setattr(parts, "write_parts", write_while_another_adds)
+    dataset.close()
+    monkeypatch.undo()
+    assert [read_part(path)["id"].to_pylist() for path in part_paths(tmp_path)] == [["one"]]
+    assert read(tmp_path)["id"].to_list() == ["one", "two"]
+
+
 def test_second_writer(tmp_path: Path) -> None:
     with Store.open(tmp_path) as first:
         first.add(measured())
@@ -165,8 +184,8 @@ def test_disk_full_for_the_files(tmp_path: Path) -> None:
 
 def test_disk_full_for_the_journal(tmp_path: Path) -> None:
     with Store.open(tmp_path) as dataset:
-        pages = dataset._journal.execute("PRAGMA page_count").fetchone()[0]
-        dataset._journal.execute(f"PRAGMA max_page_count = {pages}")
+        pages = dataset._journal._database.execute("PRAGMA page_count").fetchone()[0]
+        dataset._journal._database.execute(f"PRAGMA max_page_count = {pages}")
         kept = []
         with pytest.raises(StoreFull, match="no space left"):  # noqa: PT012
             for number in range(1, 100):

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selector.collect.record import SCHEMA_VERSION, Host, Measurement, Samples
-from selector.collect.table import SCHEMA, from_table, rows_to_table, to_row, to_table, workload
+from selector.collect.row import from_row, to_row
+from selector.collect.table import SCHEMA, from_table, rows_to_table, to_table, workload
 from selector.workload import ConvWorkload
 from tests.collect.rows import failed, measured
 
@@ -54,7 +55,9 @@ def test_round_trip(rows: list[Measurement]) -> None:
     table = to_table(rows)
     assert table.schema == SCHEMA
     assert from_table(table) == rows
-    assert rows_to_table(json.loads(json.dumps([to_row(row) for row in rows]))) == table
+    flat = json.loads(json.dumps([to_row(row) for row in rows]))
+    assert rows_to_table(flat) == table
+    assert list(map(from_row, flat)) == rows
 
 
 def test_timings_become_float32() -> None:

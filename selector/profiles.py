@@ -148,6 +148,11 @@ def read(path: Path) -> StoredProfile:
     return found
 
 
+def modelled_folder() -> Path:
+    """Where the modelled profiles of measured targets lie: ``find`` does not look there."""
+    return data.folder("targets") / "modelled"
+
+
 def write(profile: StoredProfile, folder: Path | None = None) -> Path:
     """Store a profile (None: among the user's own) in place of one of the same name; returns its path.
 
@@ -163,6 +168,11 @@ def write(profile: StoredProfile, folder: Path | None = None) -> Path:
     except OSError as error:
         raise ProfileError(f"cannot write the target profile {path}: {error.strerror}") from None
     return path
+
+
+def three_digits(rate: float) -> float:
+    """A rate as it is stored: further digits would be noise of a measurement, and more than a model knows."""
+    return float(f"{rate:.3g}")
 
 
 def _folders() -> tuple[Path, Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,6 +22,10 @@ def evaluate(
     policy: Annotated[
         list[str] | None, typer.Option(help="A further policy by name, e.g. rule; repeatable.", show_default="all")
     ] = None,
+    profiles: Annotated[
+        Path | None,
+        typer.Option(help="Folder of profiles to take rates of targets from, e.g. datasets/targets/modelled."),
+    ] = None,
     as_json: common.AsJson = False,
     debug: common.Debug = False,
 ) -> None:
@@ -29,6 +34,7 @@ def evaluate(
     from selector.learn import baselines, releasing
     from selector.learn import dataset as datasets
     from selector.learn.evaluation import LEARNED, Choices
+    from selector.learn.pipeline import agreement
     from selector.policy.learned import ModelWarning
     from selector.report import learning
 
@@ -38,16 +44,20 @@ def evaluate(
         raise common.BadInput(f"unknown policy '{unknown[0]}': give one of {', '.join(baselines.KNOWN)}")
     with common.progress("reading measurements", quiet=as_json) as update:
         rows = datasets.load([dataset])
+        known = rows if profiles is None else rows.with_profiles(profiles)
         update("deciding")
         with releasing.policy(model) as (learned, facts), warnings.catch_warnings():
             warnings.simplefilter("ignore", ModelWarning)  # it is told below
-            chosen = {LEARNED: baselines.choices(learned, rows)}
-        chosen |= {name: baselines.KNOWN[name](rows) for name in names}
-    result = Choices(rows, chosen)
+            chosen = {LEARNED: baselines.choices(learned, known)}
+            alike = {} if profiles is None else agreement(rows, chosen[LEARNED], baselines.choices(learned, rows))
+        chosen |= {name: baselines.KNOWN[name](known) for name in names}
+    result = Choices(known, chosen)
     seen = facts.data_hash == rows.digest
     if as_json:
         common.print_json(
-            {"rows": len(rows), "dataset": rows.digest, "trained_on": seen, "stale": facts.stale} | result.to_dict()
+            {"rows": len(rows), "dataset": rows.digest, "trained_on": seen, "stale": facts.stale}
+            | ({} if profiles is None else {"profiles": str(profiles), "agreement": alike})
+            | result.to_dict()
         )
         return
     out = common.console()
@@ -56,6 +66,10 @@ def evaluate(
     for column in ("target", "kind", "threads"):
         groups = {name: result.scores_by(column, name) for name in chosen}
         out.print(learning.groups_table(groups, f"mean efficiency by {column}"))
+    if profiles is not None:
+        out.print(
+            learning.agreement_table(alike, f"learned, decided alike with the profiles in {profiles} and without")
+        )
     if facts.stale:
         out.print(f"[yellow]{facts.stale}[/]")
     if seen:

@@ -15,7 +15,7 @@ from selector.cli.compile import compile_network
 from selector.cli.evaluate import evaluate
 from selector.cli.explain import explain
 from selector.cli.run import run
-from selector.cli.targets import calibrate, describe, list_targets, show
+from selector.cli.targets import calibrate, describe, diff, list_targets, show
 from selector.cli.train import train
 
 
@@ -61,9 +61,10 @@ models_app.command("compare")(models.compare)
 models_app.command("promote")(models.promote)
 models_app.command("export")(models.export)
 app.add_typer(models_app, name="models")
-targets_app = typer.Typer(help="What is known about CPUs: list and show profiles, measure or model them.")
+targets_app = typer.Typer(help="What is known about CPUs: list, show and compare profiles, measure or model them.")
 targets_app.command("list")(list_targets)
 targets_app.command("show")(show)
+targets_app.command("diff")(diff)
 targets_app.command("calibrate")(calibrate)
 targets_app.command("describe")(describe)
 app.add_typer(targets_app, name="targets")

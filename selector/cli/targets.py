@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from selector.cli import common
+
+if TYPE_CHECKING:
+    from selector.profiles import Rates
 
 Into = Annotated[
     Path | None, typer.Option(help="Folder to write the profile to.", show_default="your own, where it is found")
@@ -47,6 +50,38 @@ def show(
         out.print(f"rates: not known; selector targets calibrate (or: describe) {found.name} finds them out")
     else:
         out.print(targets.rates_table(found.rates))
+
+
+@common.command
+def diff(
+    first: Annotated[str, typer.Argument(help="File of a profile, or a target: 'native', an LLVM cpu name, JSON.")],
+    second: Annotated[str, typer.Argument(help="The same, to divide by.")],
+    as_json: common.AsJson = False,
+    debug: common.Debug = False,
+) -> None:
+    """Compare the rates of two profiles, e.g. modelled with measured."""
+    from selector.report import targets
+
+    rows = targets.ratios(_rates(first), _rates(second))
+    if as_json:
+        common.print_json({"first": first, "second": second, "rates": rows})
+        return
+    common.console().print(targets.ratios_table(rows, first, second))
+
+
+def _rates(given: str) -> Rates:
+    """Rates of the profile in a file, else of a target.  Raises ProfileError, UnknownTarget, BadInput."""
+    from selector import profiles
+    from selector.target import profile
+
+    if given.endswith(".json"):
+        return profiles.read(Path(given)).rates
+    found = profile(common.resolve_target(given))
+    if found.rates is None:
+        raise common.BadInput(
+            f"no rates of {found.name} are known: selector targets calibrate (or: describe) {found.name} finds them out"
+        )
+    return found.rates
 
 
 @common.command

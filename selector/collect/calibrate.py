@@ -21,7 +21,7 @@ from selector.lowering.dot import Dot
 from selector.lowering.peak import peak_macs
 from selector.lowering.pipeline import NAME, compile_kernel
 from selector.lowering.tir import Expr, Registers, T, const, function, load, loop, store
-from selector.profiles import Rates, StoredProfile
+from selector.profiles import Rates, StoredProfile, three_digits
 from selector.target import NotMeasurable, TargetLike, TargetProfile, host_cores, profile, why_not_here
 
 FASTER = 0.05  # share of the samples that is faster than the rate taken
@@ -58,9 +58,9 @@ def calibrate(
     rates = Rates(
         kind="measured",
         source=cpuinfo.model(),
-        dots=tuple((row.name, _round(_peak_rate(row, comparison))) for row in rows),
-        loops=tuple((row.name, _round(_loop_rate(row, comparison, wanted))) for row in rows),
-        **{f"{level}_gbs": _round(speeds[level]) for level in _LEVELS},
+        dots=tuple((row.name, three_digits(_peak_rate(row, comparison))) for row in rows),
+        loops=tuple((row.name, three_digits(_loop_rate(row, comparison, wanted))) for row in rows),
+        **{f"{level}_gbs": three_digits(speeds[level]) for level in _LEVELS},
     )
     return StoredProfile(
         name=wanted.name,
@@ -184,8 +184,3 @@ def _loop_rate(row: Dot, comparison: Comparison, target: TargetProfile) -> float
 
 def _seconds(comparison: Comparison, name: str) -> float:
     return quantile(comparison.timing(name).samples_ms, FASTER) / 1e3
-
-
-def _round(rate: float) -> float:
-    """Three significant digits: more would be noise."""
-    return float(f"{rate:.3g}")

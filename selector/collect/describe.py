@@ -20,7 +20,7 @@ from selector.collect.llvm_mca import Mca, ModelUnavailable, find_mca, hottest_l
 from selector.collect.row_kernels import compile_peak, pointwise, usable_rows
 from selector.lowering.dot import Dot
 from selector.lowering.pipeline import compile_kernel
-from selector.profiles import INSTRUCTION_SETS, ProfileError, Rates, StoredProfile
+from selector.profiles import INSTRUCTION_SETS, ProfileError, Rates, StoredProfile, three_digits
 from selector.target import LEVELS, TargetLike, TargetProfile, profile
 
 _TRIPLES = {"x86_64": "x86_64-linux-gnu", "aarch64": "aarch64-linux-gnu"}
@@ -32,32 +32,44 @@ class Specification:
     """What a CPU's data sheet says; one entry of ``specifications/cpus.json`` beside the profiles."""
 
     source: str  # the product, and where the figures come from
-    frequency_ghz: float  # of a core under load
+    base_ghz: float
+    boost_ghz: float  # most that a core runs at; the same where the frequency is fixed
     cores: int
     l1_bytes: int
     l2_bytes: int
     l3_bytes: int  # that a core can use; 0: none
-    l1_bytes_per_cycle: float  # vector loads of one core from this level, in cycles of the core
+    l1_bytes_per_cycle: float  # widest vector loads of one core from this level, in cycles of the core
     l2_bytes_per_cycle: float
     l3_bytes_per_cycle: float  # 0: there is no such level
     dram_gbs: float  # one core
     dram_all_gbs: float  # all cores
+    unverified: tuple[str, ...] = ()  # fields that no document was found for: estimates
+
+    @property
+    def clock_ghz(self) -> float:
+        """Frequency that rates are given at: a loaded core runs somewhere between the two that are specified."""
+        return (self.base_ghz + self.boost_ghz) / 2
 
     @staticmethod
     def from_dict(values: object) -> Specification:
         """The checked entry.  Raises ProfileError."""
-        names = [item.name for item in fields(Specification)]
-        if not isinstance(values, dict) or set(values) != set(names):
-            raise ProfileError(f"a specification has exactly {', '.join(names)}; got {values!r}")
+        names = [item.name for item in fields(Specification) if item.name != "unverified"]
+        if not isinstance(values, dict) or set(values) - {"unverified"} != set(names):
+            raise ProfileError(
+                f"a specification has exactly {', '.join(names)}, and may have unverified; got {values!r}"
+            )
         if not isinstance(values["source"], str):
             raise ProfileError(f"the source of a specification must be text, got {values['source']!r}")
+        unverified = values.get("unverified", [])
+        if not isinstance(unverified, list) or not set(map(str, unverified)) <= set(names[1:]):
+            raise ProfileError(f"unverified of a specification must list fields of it, got {unverified!r}")
         for name in names[1:]:
             least, value = (0 if name.startswith("l3_") else 1e-9), values[name]
             whole = name == "cores" or name.endswith("_bytes")
             if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not value >= least:
                 kind = "whole number" if whole else "number"
                 raise ProfileError(f"{name} of a specification must be a positive {kind}, got {value!r}")
-        return Specification(**values)
+        return Specification(**{**values, "unverified": tuple(unverified)})
 
 
 def describe(
@@ -88,17 +100,22 @@ def describe(
     for done, row in enumerate(rows, 1):
         loop = _inner_loop(row, wanted, tool)
         peak = max(_peak(row, wanted, tool), loop)  # LLVM may copy registers in one and not in the other
-        dots.append((row.name, _round(peak * sheet.frequency_ghz)))
-        loops.append((row.name, _round(loop * sheet.frequency_ghz)))
+        dots.append((row.name, three_digits(peak * sheet.clock_ghz)))
+        loops.append((row.name, three_digits(loop * sheet.clock_ghz)))
         if progress:
             progress(done / len(rows))
-    levels = {f"l{n}_gbs": getattr(sheet, f"l{n}_bytes_per_cycle") * sheet.frequency_ghz for n in (1, 2, 3)}
+    # as many loads a cycle as the CPU does, of vectors that a level may have narrower; the caches below pass lines
+    narrower = min(1.0, wanted.vector_bits / profile(model).vector_bits)
+    widths = {1: narrower, 2: 1.0, 3: 1.0}
+    levels = {
+        f"l{n}_gbs": getattr(sheet, f"l{n}_bytes_per_cycle") * width * sheet.clock_ghz for n, width in widths.items()
+    }
     rates = Rates(
         kind="modelled",
         source=sheet.source,
         dots=tuple(dots),
         loops=tuple(loops),
-        **{name: _round(speed or sheet.dram_gbs) for name, speed in levels.items()},
+        **{name: three_digits(speed or sheet.dram_gbs) for name, speed in levels.items()},
         dram_gbs=float(sheet.dram_gbs),
         dram_all_gbs=float(sheet.dram_all_gbs),
     )
@@ -114,7 +131,7 @@ def describe(
         rates=rates,
         date=datetime.date.today().isoformat(),
         note=f"selector targets describe: llvm-mca {tool.version}, scheduling model of {model}, at "
-        f"{sheet.frequency_ghz:g} GHz",
+        f"{sheet.clock_ghz:g} GHz",
     )
 
 
@@ -164,8 +181,3 @@ def _inner_loop(row: Dot, target: TargetProfile, mca: Mca) -> float:
 def _modelled(assembly: str, mca: Mca) -> float:
     loop, macs = hottest_loop(assembly)
     return macs / mca.cycles(loop)
-
-
-def _round(rate: float) -> float:
-    """Three significant digits: a model is no better."""
-    return float(f"{rate:.3g}")

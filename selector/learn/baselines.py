@@ -12,7 +12,6 @@ from selector.policy.base import Policy
 from selector.policy.fixed import Fixed
 from selector.policy.roofline import RATIO
 from selector.policy.rule import Rule
-from selector.target import profile
 
 # both give (rows,) bool: true where int16 is chosen
 Known = Callable[[Dataset], np.ndarray]
@@ -25,7 +24,7 @@ def choices(policy: Policy, dataset: Dataset) -> np.ndarray:
     for target in np.unique(dataset.targets):
         rows = np.flatnonzero(dataset.targets == target)
         workloads = [dataset.workloads[row] for row in rows]
-        described = profile(str(target))
+        described = dataset.profile(str(target))
         decide_all = getattr(policy, "decide_all", None)
         decisions = (
             [policy.decide(work, described) for work in workloads]

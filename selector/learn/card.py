@@ -9,7 +9,7 @@ from dataclasses import asdict
 import numpy as np
 
 from selector.features import NAMES, TABLE_VERSION
-from selector.learn.evaluation import GROUPS, LEARNED, HeldOut
+from selector.learn.evaluation import GROUPS, LEARNED, MODELLED, TREES, HeldOut
 from selector.learn.pipeline import Trained
 
 _PROTOCOLS = {  # protocol -> heading, what it means
@@ -95,7 +95,26 @@ def _results(trained: Trained) -> list[str]:
     for protocol, (title, text) in _PROTOCOLS.items():
         if protocol in trained.evaluation.held_out:
             sections += [f"## {title}\n", f"{text}\n", _protocol(trained.evaluation.held_out[protocol])]
-    return sections
+    return [*sections, *_modelled(trained)]
+
+
+def _modelled(trained: Trained) -> list[str]:
+    """What becomes of the policy where a target is known by its modelled profile alone."""
+    if not trained.agreement:
+        return []
+    text = (
+        "How much rests on having measured a target. Agreement: rows for which the model of all rows decides alike "
+        "from the measured profile and from the modelled one (`selector targets describe`). Efficiency: of models "
+        f"that have not seen the target, nor, in the columns `…{MODELLED}`, its measured profile.\n"
+    )
+    policies = [name + suffix for name in (LEARNED, TREES) for suffix in ("", MODELLED)]
+    held_out = trained.evaluation.held_out.get("target")
+    scores = {name: held_out.scores_by("fold", name) for name in policies} if held_out else {}
+    rows = [
+        (target, f"{share:.1%}", *[f"{scores[name][target].mean:.4f}" for name in scores])
+        for target, share in trained.agreement.items()
+    ]
+    return ["## Modelled profiles\n", text, _table(("target", "agreement", *scores), rows)]
 
 
 def _protocol(held_out: HeldOut) -> str:

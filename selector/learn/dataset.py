@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from selector import profiles
 from selector.collect import table
 from selector.collect.record import DatasetError
-from selector.target import profile
+from selector.target import TargetProfile, profile
 from selector.workload import ConvWorkload
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Dataset:
     int8_us: np.ndarray  # float64, microseconds of one call
     networks: tuple[frozenset[str], ...]  # published networks that the workload occurs in
     fingerprints: frozenset[str]  # of sources that make the kernels that were measured
+    described: Mapping[str, TargetProfile] = field(default_factory=dict)  # instead of those that targets have
 
     def __len__(self) -> int:
         return len(self.workloads)
@@ -67,8 +69,23 @@ class Dataset:
         values = np.empty((len(self), len(TABLE)))
         for target in np.unique(self.targets):
             rows = np.flatnonzero(self.targets == target)
-            values[rows] = matrix([self.workloads[row] for row in rows], profile(str(target)))
+            values[rows] = matrix([self.workloads[row] for row in rows], self.profile(str(target)))
         return values
+
+    def profile(self, target: str) -> TargetProfile:
+        """What features and policies know of a target."""
+        return self.described.get(target) or profile(target)
+
+    def with_profiles(self, folder: Path) -> Dataset:
+        """The same rows, the rates of their targets taken from the profiles in a folder.
+
+        Cores and caches stay as they are: those of the machine that measured.  Raises ProfileError where a target has
+        no profile there.
+        """
+        stored = {str(name): profiles.read(folder / f"{name}.json") for name in np.unique(self.targets)}
+        return replace(
+            self, described={name: replace(profile(name), rates=found.rates) for name, found in stored.items()}
+        )
 
     @cached_property
     def digest(self) -> str:
@@ -90,6 +107,7 @@ class Dataset:
             int8_us=self.int8_us[rows],
             networks=tuple(self.networks[row] for row in rows),
             fingerprints=self.fingerprints,
+            described=self.described,
         )
         if "features" in self.__dict__:  # computed once, for all of its splits
             part.__dict__["features"] = self.features[rows]

@@ -18,6 +18,7 @@ from selector.learn.splits import Split
 
 LEARNED = "learned"  # the policy as it is released, fallbacks included
 TREES = "trees"  # the model's own answer everywhere
+MODELLED = "_modelled"  # follows the name of a policy that knows the held-out target by its modelled profile
 GROUPS = ("target", "kind", "threads")
 
 # What has to hold before a model is worth releasing: (protocol, statistic of its Score) -> at least.
@@ -135,8 +136,15 @@ class Evaluation:
         return found
 
 
-def evaluate(dataset: Dataset, recipe: Recipe, progress: Callable[[str, float], None] | None = None) -> Evaluation:
+def evaluate(
+    dataset: Dataset,
+    recipe: Recipe,
+    progress: Callable[[str, float], None] | None = None,
+    modelled: Dataset | None = None,
+) -> Evaluation:
     """Train without each fold and predict it.  Hyper-parameters are tuned inside each fold's training rows alone.
+
+    ``modelled``: the same rows with other profiles; held-out targets are predicted from these as well.
 
     ``progress`` is told what is done and the share of the work that is.  Raises DatasetError for too few shapes.
     """
@@ -145,7 +153,8 @@ def evaluate(dataset: Dataset, recipe: Recipe, progress: Callable[[str, float], 
         "network": splits.by_network(dataset),
         "target": splits.by_target(dataset),
     }
-    _ = dataset.features  # computed once, before the folds share it
+    for data in (dataset, modelled):
+        _ = data and data.features  # computed once, before the folds share it
     known = {name: choose(dataset) for name, choose in baselines.KNOWN.items()}
     total, done = sum(map(len, protocols.values())), 0
     results = {}
@@ -153,7 +162,8 @@ def evaluate(dataset: Dataset, recipe: Recipe, progress: Callable[[str, float], 
         if not folds:
             continue
         tuned = _tune(dataset, folds, recipe)
-        predict = functools.partial(_predict, dataset, recipe, tuned, known)
+        again = modelled if protocol == "target" else None
+        predict = functools.partial(_predict, dataset, recipe, tuned, known, again)
         parts = []
         for start in range(0, len(folds), model.WORKERS):
             batch = folds[start : start + model.WORKERS]
@@ -173,7 +183,12 @@ def _tune(dataset: Dataset, folds: Sequence[Split], recipe: Recipe) -> dict[str,
 
 
 def _predict(
-    dataset: Dataset, recipe: Recipe, tuned: Mapping[str, Boosting], known: Mapping[str, np.ndarray], fold: Split
+    dataset: Dataset,
+    recipe: Recipe,
+    tuned: Mapping[str, Boosting],
+    known: Mapping[str, np.ndarray],
+    modelled: Dataset | None,
+    fold: Split,
 ) -> dict[str, np.ndarray]:
     train, test = dataset.take(fold.train), dataset.take(fold.test)
     ensemble = model.fit(train, recipe, tuned[fold.block])
@@ -181,6 +196,10 @@ def _predict(
     columns = {"predicted": mean, "spread": spread}
     columns |= {LEARNED: shipped(ensemble, train, test, recipe.thresholds), TREES: mean <= 0}
     columns |= {name: chosen[fold.test] for name, chosen in known.items()}
+    if modelled is not None:
+        other = modelled.take(fold.test)
+        columns[LEARNED + MODELLED] = shipped(ensemble, train, other, recipe.thresholds)
+        columns[TREES + MODELLED] = ensemble.predict(other.features)[0] <= 0
     return columns | {name: choose(train, test) for name, choose in baselines.FITTED.items()}
 
 

@@ -6,9 +6,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
+from selector import profiles
 from selector.learn import model
 from selector.learn.dataset import Dataset
 from selector.learn.evaluation import Evaluation, evaluate
+from selector.learn.fallback import shipped
 from selector.learn.model import Ensemble
 from selector.learn.recipe import Recipe
 
@@ -21,6 +25,7 @@ class Trained:
     recipe: Recipe
     ensemble: Ensemble  # from all rows
     evaluation: Evaluation  # of models made the same way without the rows that they are held against
+    agreement: dict[str, float]  # target -> share of rows decided alike from its measured and its modelled profile
     seconds: float
 
 
@@ -30,6 +35,23 @@ def train(dataset: Dataset, recipe: Recipe, progress: Callable[[str, float], Non
     Raises DatasetError for too few shapes.
     """
     start = time.monotonic()
-    evaluation = evaluate(dataset, recipe, progress)
+    modelled = _modelled(dataset)
+    evaluation = evaluate(dataset, recipe, progress, modelled)
     ensemble = model.fit(dataset, recipe, model.tune(dataset, recipe))
-    return Trained(dataset, recipe, ensemble, evaluation, time.monotonic() - start)
+    alike = {}
+    if modelled is not None:
+        first, second = (shipped(ensemble, dataset, data, recipe.thresholds) for data in (dataset, modelled))
+        alike = agreement(dataset, first, second)
+    return Trained(dataset, recipe, ensemble, evaluation, alike, time.monotonic() - start)
+
+
+def agreement(dataset: Dataset, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+    """Share of the rows of each target for which two policies choose the same; choices are (rows,) bool."""
+    return {str(name): float((first == second)[dataset.targets == name].mean()) for name in np.unique(dataset.targets)}
+
+
+def _modelled(dataset: Dataset) -> Dataset | None:
+    """The rows with modelled profiles; None where a target has none."""
+    folder = profiles.modelled_folder()
+    known = all((folder / f"{name}.json").is_file() for name in np.unique(dataset.targets))
+    return dataset.with_profiles(folder) if known else None

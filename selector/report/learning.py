@@ -61,6 +61,15 @@ def groups_table(groups: Mapping[str, Mapping[str, Score]], title: str) -> Table
     return table
 
 
+def agreement_table(shares: Mapping[str, float], title: str) -> Table:
+    """One row per target."""
+    table = Table("target", title=title, title_justify="left")
+    table.add_column("rows", justify="right")
+    for target, share in shares.items():
+        table.add_row(target, f"{share:.1%}")
+    return table
+
+
 def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
     """One row per bar."""
     table = Table(title="bars", title_justify="left")

@@ -79,6 +79,28 @@ def facts_table(target: TargetProfile) -> Table:
     return table
 
 
+def ratios(first: Rates, second: Rates) -> list[dict[str, Any]]:
+    """Each rate that both have, and the first over the second: {what, of, first, second, ratio}."""
+    found = []
+    for kind, title in (("dots", "registers only"), ("loops", "inner loop of 1x1")):
+        others = dict(getattr(second, kind))
+        found += [(title, row, rate, others[row]) for row, rate in getattr(first, kind) if row in others]
+    found += [("reading", label, getattr(first, name), getattr(second, name)) for label, name in _MEMORY.items()]
+    return [{"what": what, "of": of, "first": a, "second": b, "ratio": a / b} for what, of, a, b in found]
+
+
+def ratios_table(rows: Sequence[dict[str, Any]], first: str, second: str) -> Table:
+    """Rates of two profiles side by side."""
+    table = Table("rate", "of", title=f"{first} ÷ {second}")
+    for heading in ("first", "second", "ratio"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(
+            row["what"], row["of"], *[f"{row[name]:.1f}" for name in ("first", "second")], f"{row['ratio']:.2f}"
+        )
+    return table
+
+
 def rates_table(rates: Rates) -> Table:
     """Rates of dot rows and of memory."""
     table = Table(title=rates.kind, caption=rates.source, caption_justify="left")

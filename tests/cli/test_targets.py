@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,17 @@ def test_show_without_rates(selector_command: Run) -> None:
     assert selector_command("targets", "show", "cortex-a35", "--json").json()["rates"] is None
 
 
+def test_diff(selector_command: Run, tmp_path: Path) -> None:
+    faster = profiles.write(replace(stored(), rates=replace(stored().rates, dots=(("generic_int16", 6.0),))), tmp_path)
+    profiles.write(stored())
+    rows = selector_command("targets", "diff", faster, "cortex-a72", "--json").json()["rates"]
+    assert rows[0] == {"what": "registers only", "of": "generic_int16", "first": 6.0, "second": 4.0, "ratio": 1.5}
+    assert {row["ratio"] for row in rows[1:]} == {1.0}
+    outcome = selector_command("targets", "diff", faster, "cortex-a72")
+    assert "1.50" in outcome.out
+    assert "reading" in outcome.out
+
+
 def test_calibrate(selector_command: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     name = profile().name
     monkeypatch.setattr(calibration, "calibrate", lambda target, **_: stored("native"))
@@ -75,6 +87,8 @@ def test_calibrate(selector_command: Run, monkeypatch: pytest.MonkeyPatch, tmp_p
         (("show", "pentium-9000"), "unknown target 'pentium-9000'"),
         (("show", "{"), "not valid JSON"),
         (("calibrate", "--target", "native", "--target", "pentium-9000"), "unknown target"),
+        (("diff", "nowhere.json", "native"), "cannot read the target profile nowhere.json"),
+        (("diff", "cortex-a72", "cortex-a35"), "no rates of cortex-a35 are known"),
         (("describe", "pentium-9000"), "unknown target"),
         (("describe", "haswell", "--llvm-mca", "nowhere"), "install the package llvm"),
         (("describe", "haswell", "--specification", "nowhere.json"), "cannot read the specifications"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from selector import profiles
 from selector.collect.store import Store
 from selector.policy import release
 from tests.cli.conftest import Run
@@ -137,6 +138,12 @@ def test_promote_export_and_evaluate(store: Path, selector_command: Run) -> None
     assert "trained on other kernels" in scores["stale"]
     assert set(scores["policies"]) == {"learned", "int8", "int16", "rule", "expert", "roofline"}
     assert set(scores["by_target"]["learned"]) == {"x86-64", "x86-64-v3"}
+    options = ["--model", made, "--profiles", profiles.modelled_folder()]
+    modelled = selector_command("evaluate", "measurements", *options, "--json").json()
+    assert set(modelled["agreement"]) == {"x86-64", "x86-64-v3"}
+    assert modelled["dataset"] == scores["dataset"]
+    assert "decided alike" in selector_command("evaluate", "measurements", *options).out
+    selector_command("evaluate", "measurements", "--profiles", store).assert_bad_input("cannot read the target profile")
     by_alias = selector_command("evaluate", "more", "--model", "champion", "--policy", "rule", "--json").json()
     assert set(by_alias["policies"]) == {"learned", "rule"}
     assert not by_alias["trained_on"]

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from selector import target
+from selector import data, profiles, target
 from selector.collect import describe as module
 from selector.collect.describe import Specification, describe, find_specification, specifications
 from selector.collect.llvm_mca import ModelUnavailable, find_mca, hottest_loop, innermost_loops
 from selector.collect.row_kernels import usable_rows
 from selector.profiles import ProfileError, StoredProfile
+from selector.report.targets import ratios
 
-SHEET = Specification("a data sheet", 2.0, 4, 32 << 10, 256 << 10, 0, 32, 16, 0, 8, 12)
+SHIPPED = data.folder("targets")
+SHEET = Specification("a data sheet", 1.5, 2.5, 4, 32 << 10, 256 << 10, 0, 32, 16, 0, 8, 12)
 
 X86 = """
 .LBB0_1:
@@ -103,6 +105,33 @@ def test_cycles_of_a_known_loop() -> None:
 
 
 @needs_mca
+def test_broadcasts_from_memory_take_no_shuffle() -> None:
+    mca = find_mca("x86_64-linux-gnu", "znver3")
+    shuffles = ["vpshufb	%ymm1, %ymm2, %ymm3", "vpshufb	%ymm1, %ymm2, %ymm4"]
+    broadcasts = ["vpbroadcastd	-8(%rdi,%rbp), %ymm5", "vbroadcastss	(%rdi), %xmm6"]
+    assert mca.cycles(shuffles + broadcasts) == mca.cycles(shuffles)
+    in_registers = ["vpbroadcastd	%xmm1, %ymm5", "vpbroadcastd	%xmm1, %ymm6"]
+    assert mca.cycles(shuffles + in_registers) > mca.cycles(shuffles)
+
+
+@needs_mca
+def test_a_zen_3_does_not_fill_its_vector_pipes() -> None:
+    additions = ["vpaddd	%ymm1, %ymm2, %ymm3"] * 29
+    moves = ["vmovdqa	%ymm1, %ymm2", "vmovdqu	(%rdi), %ymm4"]
+    assert find_mca("x86_64-linux-gnu", "znver3").cycles(additions + moves) == pytest.approx(10)
+    assert find_mca("x86_64-linux-gnu", "znver2").cycles(additions) < 12, "measured on the one, not on the other"
+
+
+@pytest.mark.parametrize("name", ["x86-64", "x86-64-v2", "x86-64-v3"])
+def test_modelled_throughput_is_near_the_measured(name: str) -> None:
+    measured, modelled = (profiles.read(folder / f"{name}.json") for folder in (SHIPPED, profiles.modelled_folder()))
+    assert (measured.rates.kind, modelled.rates.kind) == ("measured", "modelled")
+    rows = [row for row in ratios(modelled.rates, measured.rates) if row["what"] != "reading"]
+    assert len(rows) == 2 * len(measured.rates.dots)
+    assert all(0.7 <= row["ratio"] <= 1.3 for row in rows), rows
+
+
+@needs_mca
 @pytest.mark.parametrize("name", ["haswell", "x86-64-v2"])
 def test_describe(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(module, "usable_rows", lambda wanted: usable_rows(wanted)[-2:])
@@ -113,7 +142,8 @@ def test_describe(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     assert (found.arch, found.cores, found.l3_bytes) == ("x86_64", 4, 0)
     rates = found.rates
     assert (rates.kind, rates.source) == ("modelled", "a data sheet")
-    assert (rates.l1_gbs, rates.l2_gbs, rates.l3_gbs, rates.dram_all_gbs) == (64, 32, 8, 12)
+    l1 = 64 if wanted.vector_bits == 256 else 32  # a load is as wide as the vectors of the target
+    assert (rates.l1_gbs, rates.l2_gbs, rates.l3_gbs, rates.dram_all_gbs) == (l1, 32, 8, 12)
     # at most one pmaddwd a cycle, 8 products each, at 2 GHz; without AVX there are copies of registers beside it
     assert 8 < (rates.loop("sse2_pmaddwd") or 0) <= 16.1
     assert 8 < (rates.dot("sse2_pmaddwd") or 0) <= 16.1
@@ -164,10 +194,11 @@ def test_specifications_that_come_with_selector() -> None:
         ("{", "has no specification of 'haswell'"),
         ("[]", "wanted an object"),
         ('{"znver2": {}}', "it has znver2: give one with --specification, or --like one of them"),
-        ('{"haswell": {"cores": 4}}', "a specification has exactly source, frequency_ghz, cores"),
+        ('{"haswell": {"cores": 4}}', "a specification has exactly source, base_ghz, boost_ghz, cores"),
         ("cores=0", "cores of a specification must be a positive whole number, got 0"),
-        ("frequency_ghz=true", "frequency_ghz of a specification must be a positive number, got True"),
+        ("base_ghz=true", "base_ghz of a specification must be a positive number, got True"),
         ("l2_bytes=1.5", r"l2_bytes of a specification must be a positive whole number, got 1\.5"),
+        ('unverified=["l4_bytes"]', "unverified of a specification must list fields of it, got"),
         ("source=1", "the source of a specification must be text"),
     ],
 )

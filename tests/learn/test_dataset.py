@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from selector import profiles
 from selector.collect.record import DatasetError
+from selector.features import NAMES
 from selector.learn import dataset
 from selector.workload import ConvWorkload
 from tests.learn.frames import failed, frame, measurement, measurements
@@ -25,6 +27,24 @@ def test_errors_and_emulated_rows_never_enter() -> None:
     ]
     data = dataset.from_frame(frame(rows))
     assert sorted(data.targets) == ["x86-64", "x86-64-v3"]
+
+
+def test_profiles_in_place_of_the_stored_ones(tmp_path: Path) -> None:
+    data = dataset.from_frame(frame([measurement(WORK, "x86-64", 0.5), measurement(WORK, "x86-64-v3", 0.1)]))
+    names = ("x86-64", "x86-64-v3")
+    for name in names:
+        found = profiles.read(profiles.modelled_folder() / f"{name}.json")
+        profiles.write(replace(found, cores=77, rates=replace(found.rates, dram_gbs=found.rates.l1_gbs)), tmp_path)
+    other = data.with_profiles(tmp_path)
+    assert other.profile("x86-64").rates.dram_gbs == other.profile("x86-64").rates.l1_gbs
+    assert other.profile("x86-64").cores == data.profile("x86-64").cores != 77
+    cost = NAMES.index("cache_balance")
+    assert (other.features[:, cost] < data.features[:, cost]).all()
+    np.testing.assert_array_equal(other.take(np.array([1])).features, other.features[1:])
+    assert other.digest == data.digest
+    (tmp_path / "x86-64.json").unlink()
+    with pytest.raises(profiles.ProfileError, match=r"cannot read .*x86-64\.json"):
+        data.with_profiles(tmp_path)
 
 
 def test_repetitions_become_one_row_as_wide_as_their_disagreement() -> None:

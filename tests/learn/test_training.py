@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from selector import profiles
 from selector.learn import baselines, card, evaluation, fallback, model, releasing
 from selector.learn.dataset import Dataset, from_frame
-from selector.learn.evaluation import LEARNED, TREES
+from selector.learn.evaluation import LEARNED, MODELLED, TREES
 from selector.learn.pipeline import Trained, train
 from selector.learn.recipe import Boosting, Recipe, Tuning, Weights
 from selector.policy import release
 from selector.policy.learned import Learned
 from selector.policy.release import Thresholds
-from tests.learn.frames import frame, measurements
+from tests.learn.frames import TARGETS, frame, measurements
 
 RECIPE = Recipe(
     "test",
@@ -123,6 +124,30 @@ def test_roofline_baseline_is_the_policy(data: Dataset) -> None:
     from selector.policy.roofline import Roofline
 
     np.testing.assert_array_equal(baselines.KNOWN["roofline"](data), baselines.choices(Roofline(), data))
+
+
+def test_held_out_targets_are_decided_from_modelled_profiles_too(data: Dataset, trained: Trained) -> None:
+    held_out = trained.evaluation.held_out["target"]
+    assert {LEARNED + MODELLED, TREES + MODELLED} <= set(held_out.chosen)
+    assert LEARNED + MODELLED not in trained.evaluation.held_out["network"].chosen
+    other = data.with_profiles(profiles.modelled_folder()).take(np.flatnonzero(data.targets == "x86-64"))
+    rest = data.take(np.flatnonzero(data.targets != "x86-64"))
+    ensemble = model.fit(rest, RECIPE, RECIPE.boosting)
+    np.testing.assert_array_equal(
+        held_out.chosen[TREES + MODELLED][held_out.folds == "x86-64"], ensemble.predict(other.features)[0] <= 0
+    )
+    assert set(trained.agreement) == set(TARGETS)
+    assert all(0.5 < share <= 1 for share in trained.agreement.values())
+    assert f"| {TARGETS[0]} | {trained.agreement[TARGETS[0]]:.1%} |" in card.report(trained)
+
+
+def test_without_modelled_profiles(data: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(profiles, "modelled_folder", lambda: tmp_path)
+    quick = replace(RECIPE, folds=2, members=1, boosting=replace(RECIPE.boosting, num_iterations=2))
+    found = train(data, quick)
+    assert found.agreement == {}
+    assert LEARNED + MODELLED not in found.evaluation.held_out["target"].chosen
+    assert "Modelled profiles" not in card.report(found)
 
 
 def test_report_and_card_show_the_figures(trained: Trained) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +18,7 @@ from rich import progress as bars
 from rich.console import Console
 
 from selector.cli import common
-from selector.cli.device import parse_link, remote_targets
+from selector.cli.device import parse_links, remote_targets
 
 if TYPE_CHECKING:
     from selector.collect.campaign import Event, Progress
@@ -63,7 +64,10 @@ Server = Annotated[
     str | None,
     typer.Option("--rpc-server", metavar="HOST:PORT", help="Time on the device of this RPC server, without a tracker."),
 ]
-Key = Annotated[str, typer.Option(help="Key of the devices; rows of a NAME@emulated never enter training.")]
+Keys = Annotated[
+    list[str] | None,
+    typer.Option("--key", help="Key of the devices; may be repeated. Rows of a NAME@emulated never enter training."),
+]
 Linker = Annotated[
     str | None, typer.Option(help="Compiler that links for the devices.", show_default="one on the PATH")
 ]
@@ -83,7 +87,7 @@ def collect(
     threads: ThreadCounts = None,
     rpc: Tracker = None,
     rpc_server: Server = None,
-    key: Key = "",
+    key: Keys = None,
     linker: Linker = None,
     into: Annotated[Path, typer.Option(help="Folder of the dataset.")] = DEFAULT_FOLDER,
     workers: Annotated[
@@ -106,7 +110,7 @@ def collect(
         raise common.BadInput("nothing to collect: give --plan, --samples, --architectures, --active or --from")
     if active and not (paths or architectures or samples or plan):
         samples = _POOL * count
-    link = parse_link(rpc, rpc_server, key, linker)
+    links = parse_links(rpc, rpc_server, key, linker)
     from selector.collect import campaign
     from selector.collect.journal import StoreFull
     from selector.collect.protocol import Rules
@@ -115,24 +119,27 @@ def collect(
     from selector.policy import release
     from selector.threads import host_cores
 
-    if link is None:
-        targets, cores = _targets(target), host_cores()
+    remote = None
+    if links:
+        with common.progress("asking the devices", quiet=as_json):
+            remote = remote_targets(links, target)
+        targets, cores, workers = remote.targets, remote.threads, workers or remote.devices
     else:
-        with common.progress(f"asking {link}", quiet=as_json):
-            targets, found = remote_targets(link, target)
-        cores, workers = found.threads, workers or found.devices
+        targets, cores = _targets(target), host_cores()
     model = ReleasedModel(release.load(active)) if active else None
     counts = list(dict.fromkeys(threads or (1, cores)))
     if max(counts) > cores:
-        where = "this machine" if link is None else f"the device {link}"
+        where = f"the device {' or '.join(map(str, links))}" if links else "this machine"
         raise common.BadInput(f"--threads {max(counts)}: {where} has {cores} CPUs")
     with common.progress("listing convolutions", quiet=as_json):
         candidates = _candidates(paths, architectures, samples, plan, seed, counts)
-    settings = campaign.Settings(Rules(width=width, max_seconds=max_seconds), workers, debug=debug, link=link)
+    settings = campaign.Settings(Rules(width=width, max_seconds=max_seconds), workers, debug=debug)
     try:
         with Store.open(into) as store, _terminable():
             finished = set() if again else store.finished()
             tasks = pending(candidates, targets, finished, model, count)
+            if remote:
+                tasks = [replace(task, links=remote.links[task.target_name]) for task in tasks]
             if not as_json:
                 _tell_known(candidates, targets, finished, into)
             with _listener(as_json=as_json) as listen:

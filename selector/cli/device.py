@@ -6,7 +6,7 @@ import json
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +17,7 @@ from selector.cli import common
 if TYPE_CHECKING:
     from selector.collect.link import Link
     from selector.collect.rpc import Inspected
-    from selector.target import TargetLike
+    from selector.target import TargetLike, TargetProfile
 
 Host = Annotated[str, typer.Option(help="Interface to listen on. Whoever reaches it can run code as you.")]
 
@@ -124,49 +124,91 @@ def check_key(key: str) -> None:
         raise common.BadInput(f"the key of a device has neither blanks nor colons, got '{key}'")
 
 
-def parse_link(tracker: str | None, server: str | None, key: str, linker: str | None) -> Link | None:
-    """The devices that the options of ``selector collect`` name; None: this machine.  Raises BadInput."""
+def parse_links(
+    tracker: str | None, server: str | None, keys: Sequence[str] | None, linker: str | None
+) -> tuple[Link, ...]:
+    """The devices that the options of ``selector collect`` name; none: this machine.  Raises BadInput."""
     if tracker is None and server is None:
-        if key or linker:
+        if keys or linker:
             raise common.BadInput("--key and --linker are for devices: give their tracker, --rpc, or --rpc-server")
-        return None
+        return ()
     from selector.collect.link import Link
 
-    check_key(key)
-    if tracker is None or server is None:
-        if tracker is not None and not key:
-            raise common.BadInput("--rpc needs --key: 'selector device list' shows the keys of a tracker")
-        option, address = ("--rpc-server", server) if tracker is None else ("--rpc", tracker)
-        return Link(*parse_address(address or "", option), key, tracker=tracker is not None, linker=linker)
-    raise common.BadInput("give --rpc, the address of a tracker, or --rpc-server, that of one server, not both")
+    if tracker is not None and server is not None:
+        raise common.BadInput("give --rpc, the address of a tracker, or --rpc-server, that of one server, not both")
+    if tracker is not None and not keys:
+        raise common.BadInput("--rpc needs --key: 'selector device list' shows the keys of a tracker")
+    if server is not None and len(keys or ()) > 1:
+        raise common.BadInput("--rpc-server is one device with one --key; several are for a tracker, --rpc")
+    for key in keys or ():
+        check_key(key)
+    option, address = ("--rpc-server", server) if tracker is None else ("--rpc", tracker)
+    host, port = parse_address(address or "", option)
+    return tuple(Link(host, port, key, tracker is not None, linker=linker) for key in dict.fromkeys(keys or [""]))
 
 
-def remote_targets(link: Link, names: Sequence[str] | None) -> tuple[dict[str, TargetLike], Inspected]:
-    """Name in the dataset -> target (None and "native": the device's own), and what is known of the devices.
+@dataclass(frozen=True, slots=True)
+class RemoteTargets:
+    """What is to be collected on which devices."""
 
-    Raises WorkFailed, NotMeasurable, LinkerNotFound, UnknownTarget, BadInput.
+    targets: dict[str, TargetLike]  # name in the dataset -> target
+    links: dict[str, tuple[Link, ...]]  # name in the dataset -> the devices that can run its kernels
+    threads: int  # that a kernel can run on, on every device
+    devices: int
+
+
+def remote_targets(links: Sequence[Link], names: Sequence[str] | None) -> RemoteTargets:
+    """Targets by name (None and "native": the devices' own), and the devices that can run them.
+
+    Raises WorkFailed, NotMeasurable where a target has no device or a device no target, LinkerNotFound, UnknownTarget,
+    BadInput.
     """
-    from selector.collect import link as links
+    from selector.collect import link as link_errors
     from selector.collect import rpc
-    from selector.cross import find_linker
-    from selector.target import NotMeasurable, profile, why_not_on
+    from selector.cross import LinkFailed, find_linker
+    from selector.target import NotMeasurable, profile
 
-    try:
-        found = rpc.inspect(link)
-    except (links.NoDevice, links.DeviceLost, TimeoutError) as error:
-        raise common.WorkFailed(str(error)) from error
     targets: dict[str, TargetLike] = {}
-    for name in names or ("native",):
-        target = found.target if name == "native" else common.resolve_target(name)
-        if target is None:
-            raise common.BadInput(f"the device {link} does not tell its CPU: give --target")
-        wanted = profile(target)
-        reason = "" if found.target is None else why_not_on(profile(found.target), wanted)
-        if reason:
-            raise NotMeasurable(f"kernels for '{wanted.name}' cannot run on the device {link}, which {reason}")
-        find_linker(target, link.linker)
-        targets[wanted.name if name == "native" else name] = target
-    return targets, found
+    able: dict[str, tuple[Link, ...]] = {}
+    try:
+        found = {link: rpc.inspect(link) for link in links}
+        for name in names or ("native",):
+            if name == "native":
+                targets |= {profile(target).name: target for target in map(_own_target, found.items())}
+            else:
+                targets[name] = common.resolve_target(name)
+        for name, target in targets.items():
+            wanted = profile(target)
+            find_linker(target, links[0].linker)
+            reasons = {link: _why_not(link, device, wanted) for link, device in found.items()}
+            able[name] = tuple(link for link, reason in reasons.items() if not reason)
+            if not able[name]:
+                where = "; nor on ".join(f"the device {link}, which {reason}" for link, reason in reasons.items())
+                raise NotMeasurable(f"kernels for '{wanted.name}' cannot run on {where}")
+    except (link_errors.NoDevice, link_errors.DeviceLost, TimeoutError, LinkFailed) as error:
+        raise common.WorkFailed(str(error)) from error
+    for link in links:
+        if not any(link in some for some in able.values()):
+            raise NotMeasurable(f"the device {link} has nothing to do: it runs no kernels for {', '.join(targets)}")
+    threads = min(device.threads for device in found.values())
+    return RemoteTargets(targets, able, threads, sum(device.devices for device in found.values()))
+
+
+def _own_target(found: tuple[Link, Inspected]) -> TargetLike:
+    link, device = found
+    if device.target is None:
+        raise common.BadInput(f"the device {link} does not tell its CPU: give --target")
+    return device.target
+
+
+def _why_not(link: Link, device: Inspected, wanted: TargetProfile) -> str:
+    """Why a device cannot run kernels for a target; empty: it can."""
+    from selector.collect import rpc
+    from selector.target import profile, why_not_on
+
+    if device.target is None:
+        return rpc.why_not_run(link, wanted)
+    return why_not_on(profile(device.target), wanted)
 
 
 @contextmanager

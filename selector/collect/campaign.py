@@ -53,7 +53,6 @@ class Settings:
     stage_seconds: float = 60.0  # longest time that building a pair may take, and timing it
     memory_bytes: int = 4 << 30  # of a worker, on top of what TVM itself needs
     debug: bool = False
-    link: Link | None = None  # to the devices that kernels are timed on; None: this machine
 
 
 @dataclass(slots=True)
@@ -139,9 +138,12 @@ def collect(
 
     A pair that is too noisy is put back and timed again later.  A worker that crashes, hangs or is killed costs its
     task a row with status "error".  Devices fail for reasons of their own: a pair during which one is lost is tried
-    once more, on whichever is free.  KeyboardInterrupt ends the run early: ``interrupted`` is set in the result.
+    once more, on whichever is free.  Tasks that only devices which are gone could do wait until all others are done,
+    and become rows with status "error" if there is still none then.  KeyboardInterrupt ends the run early:
+    ``interrupted`` is set in the result.
 
-    Raises what ``sink.add`` raises, and CollectionStopped.
+    The tasks are all for this machine, or all for devices.  Raises what ``sink.add`` raises; and CollectionStopped,
+    where every device is gone too, so that the same run can go on later.
     """
     settings = settings or Settings()
     waiting = deque(tasks)
@@ -168,6 +170,10 @@ class _Run:
         folder: Path,
     ) -> None:
         self._waiting = waiting
+        self._postponed: list[Task] = []  # their devices are gone, and may come back
+        self._links = {link for task in waiting for link in task.links}
+        self._gone: dict[Link, NoDevice] = {}
+        self._last_chance = False
         self._sink = sink
         self._settings = settings
         self._listen = listen
@@ -177,9 +183,8 @@ class _Run:
         self._workers = settings.workers or host_cores()
         # Deadlines inside the worker come first: this is for what they do not cover, the queue for the gates included.
         self._patience = busy = 2 * (self._workers + 1) * settings.stage_seconds
-        if settings.link is not None:
-            self._patience = 2 * (busy + settings.link.wait_seconds)
-        self._host = describe_host() if settings.link is None else unknown_host(settings.link)
+        if self._links:
+            self._patience = 2 * (busy + max(link.wait_seconds for link in self._links))
         self._worker_settings = WorkerSettings(
             folder,
             settings.rules,
@@ -187,14 +192,19 @@ class _Run:
             settings.stage_seconds,
             settings.memory_bytes,
             settings.debug,
-            settings.link,
+            bool(self._links),
             busy,
         )
 
     def work(self) -> None:
         """Until nothing is left to do.  Raises CollectionStopped if fresh worker processes do not help any more."""
         useless = 0
-        while self._waiting:
+        while self._waiting or self._postponed:
+            if not self._waiting:
+                self._waiting.extend(self._postponed)
+                self._postponed.clear()
+                self._gone.clear()
+                self._last_chance = True
             before = self._progress.done, self._progress.retries
             try:
                 self._work_in_pool()
@@ -203,7 +213,8 @@ class _Run:
                 if useless == _USELESS_POOLS:
                     raise CollectionStopped(f"the worker processes do not work: {error} (--debug shows why)") from error
             except NoDevice as error:
-                lost = ", ".join(task.workload.describe() for task in self._waiting if task.lost)
+                left = [*self._waiting, *self._postponed]
+                lost = ", ".join(task.workload.describe() for task in left if task.lost)
                 suspects = f"; a device was lost during {lost}" if lost else ""
                 raise CollectionStopped(f"{error}{suspects}; the same command goes on there") from error
 
@@ -218,19 +229,44 @@ class _Run:
         running: dict[Future[Measurement], Task] = {}
         try:
             while self._waiting or running:
-                while self._waiting and len(running) < 2 * self._workers:
-                    future = self._submit(pool, self._waiting[0])
-                    running[future] = self._waiting.popleft()
+                self._fill(pool, running)
+                if not running:
+                    break
                 done, _ = wait(running, timeout=2 * self._patience, return_when=FIRST_COMPLETED)
                 if not done:
                     raise BrokenProcessPool(f"no answer for {2 * self._patience:.0f} s")
                 for future in done:
-                    row, lost = self._row(running[future], future)
-                    self._finish(running.pop(future), row, lost=lost)
+                    try:
+                        row, lost = self._row(running[future], future)
+                    except NoDevice as error:
+                        self._miss(running[future], error)
+                        del running[future]
+                    else:
+                        self._finish(running.pop(future), row, lost=lost)
         finally:
             self._waiting.extendleft(running.values())
             pool.stop()
             pool.join()
+
+    def _fill(self, pool: ProcessPool, running: dict[Future[Measurement], Task]) -> None:
+        """Keep a task in store for every worker, so that none has to wait."""
+        while self._waiting and len(running) < 2 * self._workers:
+            task = self._waiting[0]
+            if task.links and self._gone.keys() >= set(task.links):
+                self._miss(task, self._gone[task.links[0]])
+            else:
+                running[self._submit(pool, task)] = task
+            self._waiting.popleft()
+
+    def _miss(self, task: Task, error: NoDevice) -> None:
+        """No device can take a task now.  Raises the error if the run has no other one."""
+        self._gone |= dict.fromkeys(task.links, error)
+        if self._gone.keys() >= self._links:
+            raise error
+        if self._last_chance:
+            self._finish(task, self._failed(task, str(error)), lost=False)
+        else:
+            self._postponed.append(task)
 
     def _submit(self, pool: ProcessPool, task: Task) -> Future[Measurement]:
         try:
@@ -242,7 +278,7 @@ class _Run:
         again = None
         if row.status == "noisy" and task.attempt < self._settings.attempts:
             again = replace(task, attempt=task.attempt + 1)
-        elif lost and self._settings.link is not None and not task.lost:
+        elif lost and task.links and not task.lost:
             again = replace(task, lost=True)
         if again is not None:
             self._progress.retries += 1
@@ -259,7 +295,7 @@ class _Run:
         try:
             return future.result(), False
         except ProcessExpired as error:
-            reason = self._death(error.exitcode)
+            reason = self._death(error.exitcode, task)
         except TimeoutError:
             reason = f"no answer for {self._patience:.0f} s"
         except DeviceLost as error:
@@ -268,12 +304,16 @@ class _Run:
             raise
         except Exception as error:  # such as a row that cannot be sent
             reason, lost = worker.describe_error(error), False
-        about = About(task.networks, task.attempt, self._run)
-        return failed(task.workload, task.target_name, self._host, reason, about), lost
+        return self._failed(task, reason), lost
 
-    def _death(self, exitcode: int) -> str:
+    def _failed(self, task: Task, reason: str) -> Measurement:
+        host = unknown_host(*task.links) if task.links else describe_host()
+        return failed(task.workload, task.target_name, host, reason, About(task.networks, task.attempt, self._run))
+
+    def _death(self, exitcode: int, task: Task) -> str:
         if exitcode == -signal.SIGALRM:
-            return f"building or timing took longer than {self._settings.stage_seconds:g} s"
+            hangs = f", or the device {' or '.join(map(str, task.links))} hangs" if task.links else ""
+            return f"building or timing took longer than {self._settings.stage_seconds:g} s{hangs}"
         if exitcode < 0:
             return f"the process was killed by {signal.Signals(-exitcode).name}"
         return f"the process ended with exit code {exitcode}"

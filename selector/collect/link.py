@@ -9,6 +9,7 @@ import contextlib
 import socket
 import struct
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,7 @@ class DeviceLost(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Where devices are found."""
+    """Where devices of one kind are found."""
 
     host: str
     port: int
@@ -51,6 +52,19 @@ class Link:
     def __str__(self) -> str:
         kind = "tracker" if self.tracker else "server"
         return f"'{self.key}' at {kind} {self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A device that nobody else has now."""
+
+    link: Link
+    host: str
+    port: int
+    key: str  # that opens it once
+
+    def __str__(self) -> str:
+        return f"'{self.link.key}' at {self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +85,16 @@ class Load:
     pending: int  # requests that wait for one
 
 
-def unknown_host(link: Link) -> Host:
-    """What is written into a row when no device was reached."""
+def unknown_host(*links: Link) -> Host:
+    """What is written into a row when none of the devices was reached."""
     return Host(
         cpu="unknown",
         flags="",
         cores=0,
         governor="unknown",
         **builder_facts(),
-        device=link.key,
-        emulated=link.emulated,
+        device=", ".join(link.key for link in links),
+        emulated=all(link.emulated for link in links),
     )
 
 
@@ -88,8 +102,10 @@ def tracked(host: str, port: int) -> tuple[list[Registered], list[Load]]:
     """Devices of a tracker and their load, in the order of the keys.  Raises NoDevice where no tracker answers."""
     with contextlib.closing(_Tracker(host, port)) as tracker:
         servers, queues = tracker.summary()
-    counts = {key: sum(server.key == key for server in servers) for key in sorted(queues)}
-    loads = [Load(key, count, queues[key]["free"], queues[key]["pending"]) for key, count in counts.items()]
+    loads = []
+    for key in sorted({server.key for server in servers} | set(queues)):
+        queue = queues.get(key, {"free": 0, "pending": 0})
+        loads.append(Load(key, sum(server.key == key for server in servers), queue["free"], queue["pending"]))
     return servers, [load for load in loads if load.devices or load.pending]
 
 
@@ -164,58 +180,71 @@ def count(link: Link) -> int:
     """Devices that have the link's key.  Raises NoDevice where there is none."""
     if not link.tracker:
         return 1
-    servers, _ = tracked(link.host, link.port)
-    found = sum(server.key == link.key for server in servers)
-    if not found:
-        known = ", ".join(sorted({server.key for server in servers})) or "none"
-        raise NoDevice(f"no device is registered as {link} (registered keys: {known})")
-    return found
+    return _loads([link])[link].devices
 
 
-def lease(link: Link, busy_seconds: float) -> tuple[str, int, str]:
-    """Host, port and key of a device that is free and answers.
+def lease(links: Sequence[Link], busy_seconds: float) -> Lease:
+    """A device of one of the links, all at one tracker, that is free and answers.
 
-    Raises NoDevice after ``link.wait_seconds`` in which there was none, or ``busy_seconds`` in which others had them.
+    Raises NoDevice after the links' ``wait_seconds`` in which there was none, or ``busy_seconds`` in which others had
+    them.
     """
-    absent_until = time.monotonic() + link.wait_seconds
+    wait_seconds = max(link.wait_seconds for link in links)
+    absent_until = time.monotonic() + wait_seconds
     busy_until = time.monotonic() + busy_seconds
     while True:
         try:
-            found = _try_lease(link)
+            found = _try_lease(links)
             if found is not None:
                 return found
-            absent_until = time.monotonic() + link.wait_seconds
-            reason = f"no device {link} was free for {busy_seconds:.0f} s"
+            absent_until = time.monotonic() + wait_seconds
+            reason = f"no device {' or '.join(map(str, links))} was free for {busy_seconds:.0f} s"
         except NoDevice as error:
-            reason = f"{error}, for {link.wait_seconds:.0f} s"
+            reason = f"{error}, for {wait_seconds:.0f} s"
         if time.monotonic() > min(absent_until, busy_until):
             raise NoDevice(reason)
         time.sleep(_POLL_SECONDS)
 
 
-def _try_lease(link: Link) -> tuple[str, int, str] | None:
+def _try_lease(links: Sequence[Link]) -> Lease | None:
     """None: others have all devices.  Raises NoDevice."""
+    link = links[0]
     if not link.tracker:
         if answers(link.host, link.port):
-            return link.host, link.port, link.key
+            return Lease(link, link.host, link.port, link.key)
         raise NoDevice(f"the RPC server {link.host}:{link.port} does not answer, or serves another client")
-    count(link)
+    loads = _loads(links)
+    link = max(loads, key=lambda item: loads[item].free - loads[item].pending)
     with contextlib.closing(_Tracker(link.host, link.port)) as tracker:
         found = tracker.request(link.key, _ANSWER_SECONDS)
-    if found is not None and not answers(*found[:2]):  # the tracker will not lend it before it registers again
-        raise NoDevice(f"the device {found[0]}:{found[1]} does not answer")
+    if found is None:
+        return None
+    host, port, key = found
+    if not answers(host, port):  # the tracker will not lend it before it registers again
+        raise NoDevice(f"the device {host}:{port} does not answer")
+    return Lease(link, host, port, key)
+
+
+def _loads(links: Sequence[Link]) -> dict[Link, Load]:
+    """Of those links that have devices at the tracker.  Raises NoDevice where none has any."""
+    servers, loads = tracked(links[0].host, links[0].port)
+    by_key = {load.key: load for load in loads if load.devices}
+    found = {link: by_key[link.key] for link in links if link.key in by_key}
+    if not found:
+        known = ", ".join(sorted({server.key for server in servers})) or "none"
+        raise NoDevice(f"no device is registered as {' or '.join(map(str, links))} (registered keys: {known})")
     return found
 
 
-def connect(link: Link, address: tuple[str, int, str], seconds: float) -> rpc.RPCSession:
+def connect(leased: Lease, seconds: float) -> rpc.RPCSession:
     """A session with a leased device, which ends it after so many seconds.
 
     Raises DeviceLost; for a single server, which does not take the key, NoDevice.
     """
-    host, port, key = address
+    host, port, key = leased.host, leased.port, leased.key
     try:
         return rpc.connect(host, port, key, session_timeout=seconds)
     except RuntimeError as error:
-        kind = DeviceLost if link.tracker else NoDevice
+        kind = DeviceLost if leased.link.tracker else NoDevice
         reason = str(error).strip().splitlines()[-1]
         raise kind(f"the RPC server {host}:{port} does not serve a client with the key '{key}': {reason}") from None

@@ -25,13 +25,13 @@ from tvm.error import RPCSessionTimeoutError
 
 from selector.collect.device import EvaluatedKernel, flush_bytes, reference_kernel
 from selector.collect.gates import deadline, locked
-from selector.collect.link import DeviceLost, Link, connect, count, lease, unknown_host
+from selector.collect.link import DeviceLost, Lease, Link, connect, count, lease, unknown_host
 from selector.collect.protocol import TimedKernel
 from selector.collect.record import Host
 from selector.cross import find_linker
 from selector.lowering import Kernel
 from selector.lowering.pipeline import compile_kernel
-from selector.target import TargetLike, TargetProfile
+from selector.target import TargetLike, TargetProfile, architecture
 from selector.workload import ConvWorkload
 
 FACTS = "selector.device.facts"  # global function of `selector device serve`: what is known about the CPU, in JSON
@@ -50,20 +50,23 @@ class Inspected:
 
 
 class RpcDevice:
-    """The devices behind a link, one at a time; one process uses it.
+    """The devices behind links, one at a time; one process uses it.
 
-    A session ends after ``stage_seconds``, on the device's side and on this one.  ``busy_seconds``: longest time to
-    wait for devices that others use.  ``folder`` holds a lock between the processes that share a single server.
+    ``links``: several devices at one tracker, all able to run the same code, or one server.  A session ends after
+    ``stage_seconds``, on the device's side and on this one.  ``busy_seconds``: longest time to wait for devices that
+    others use.  ``folder`` holds a lock between the processes that share a single server.
     """
 
-    def __init__(self, link: Link, folder: Path, stage_seconds: float = 60.0, busy_seconds: float = 240.0) -> None:
-        self._link = link
+    def __init__(
+        self, links: Sequence[Link], folder: Path, stage_seconds: float = 60.0, busy_seconds: float = 240.0
+    ) -> None:
+        self._links = tuple(links)
         self._lock = folder / "server.lock"
         self._stage_seconds = stage_seconds
         self._busy_seconds = busy_seconds
         self._session: rpc.RPCSession | None = None
         self._uploaded: dict[_RemoteKernel, EvaluatedKernel] = {}
-        self._host = unknown_host(link)
+        self._host = unknown_host(*self._links)
         self._load = 0.0
 
     @property
@@ -83,13 +86,13 @@ class RpcDevice:
     def timing(self, threads: int) -> Iterator[None]:
         """Hold a session with a device.  Raises NoDevice; DeviceLost and TimeoutError in place of what they cause."""
         # a server serves one session and lets the next one wait where no limit reaches it
-        with nullcontext() if self._link.tracker else locked(self._lock, fcntl.LOCK_EX):
-            address = lease(self._link, self._busy_seconds)
+        with nullcontext() if self._links[0].tracker else locked(self._lock, fcntl.LOCK_EX):
+            leased = lease(self._links, self._busy_seconds)
             with deadline(self._stage_seconds + _CLEANUP_SECONDS):
-                session = connect(self._link, address, self._stage_seconds)
+                session = connect(leased, self._stage_seconds)
                 try:
-                    with _clear_errors(session, self._link, self._stage_seconds):
-                        self._host, self._load = _describe(session, self._link)
+                    with _clear_errors(session, leased, self._stage_seconds):
+                        self._host, self._load = _describe(session, leased.link)
                         _use_threads(session, threads)
                         self._session = session
                         yield
@@ -101,14 +104,14 @@ class RpcDevice:
 
     def load(self, kernel: Kernel, workload: ConvWorkload, target: TargetProfile, data: np.ndarray) -> TimedKernel:
         """Compile a kernel; it, its constants and the data (N, H, W, C) are uploaded when it is timed."""
-        library = _library(compile_kernel(kernel, target.tvm_target()), target, self._link.linker)
+        library = _library(compile_kernel(kernel, target.tvm_target()), target, self._links[0].linker)
         size = workload.batch * workload.out_height * workload.out_width * workload.out_channels
         arrays = [array.reshape(-1) for array in (data, *kernel.constants)]
         return _RemoteKernel(self, kernel.name, library, arrays, (size, workload.out_dtype), flush_bytes(target))
 
     def reference(self, target: TargetProfile) -> TimedKernel:
         """A fixed kernel of around 0.3 ms that touches registers only: shows whether the clock or the load changed."""
-        name, library, words = _reference_library(target, self._link.linker)
+        name, library, words = _reference_library(target, self._links[0].linker)
         return _RemoteKernel(self, name, library, [words], None, flush_bytes(target))
 
     def uploaded(self, kernel: _RemoteKernel) -> EvaluatedKernel:
@@ -161,24 +164,45 @@ class _RemoteKernel:
 def inspect(link: Link) -> Inspected:
     """Ask one of the devices what it is.  Raises NoDevice, DeviceLost, TimeoutError."""
     devices = count(link)
-    address = lease(link, link.wait_seconds)
-    session = connect(link, address, link.wait_seconds)
-    with _clear_errors(session, link, link.wait_seconds):
+    leased = lease([link], link.wait_seconds)
+    session = connect(leased, link.wait_seconds)
+    with _clear_errors(session, leased, link.wait_seconds):
         host, _ = _describe(session, link)
         return Inspected(devices, host.cores, None if link.emulated else _own_target(session), host)
 
 
+def why_not_run(link: Link, target: TargetProfile) -> str:
+    """Why a device that does not tell its CPU cannot run kernels for a target; empty: it ran one.
+
+    Raises NoDevice, TimeoutError, LinkerNotFound, LinkFailed.
+    """
+    name, library, words = _reference_library(target, link.linker)
+    leased = lease([link], link.wait_seconds)
+    session = connect(leased, link.wait_seconds)
+    try:
+        with _clear_errors(session, leased, link.wait_seconds):
+            session.upload(bytearray(library), "probe.so")
+            session.load_module("probe.so")[name](tvm.runtime.tensor(words, session.cpu()))
+    except DeviceLost:
+        return "crashed when it ran one"
+    except TimeoutError:
+        raise
+    except Exception as error:  # whatever its dynamic linker says about a library for another architecture
+        return f"does not load them: {str(error).strip().splitlines()[-1]}"
+    return ""
+
+
 @contextmanager
-def _clear_errors(session: rpc.RPCSession, link: Link, seconds: float) -> Iterator[None]:
+def _clear_errors(session: rpc.RPCSession, leased: Lease, seconds: float) -> Iterator[None]:
     try:
         yield
     except RPCSessionTimeoutError:
-        raise TimeoutError(f"timing took longer than {seconds:g} s on the device") from None
+        raise TimeoutError(f"timing took longer than {seconds:g} s on the device {leased}") from None
     except Exception as error:
         try:
             session.get_function("runtime.NumThreads")()
         except RuntimeError:
-            raise DeviceLost(f"the connection to the device {link} broke: it crashed, or was switched off") from error
+            raise DeviceLost(f"the connection to the device {leased} broke: it crashed, or was switched off") from error
         raise
 
 
@@ -203,8 +227,8 @@ def _own_target(session: rpc.RPCSession) -> TargetLike | None:
         if not (name and triple):
             return None
         target = {"kind": "llvm", "mcpu": name}
-    arch = triple.split("-")[0]
-    return target if arch == platform.machine() else target | {"mtriple": f"{arch}-linux-gnu"}
+    arch = architecture(triple)
+    return target if arch == architecture(platform.machine()) else target | {"mtriple": f"{arch}-linux-gnu"}
 
 
 def _use_threads(session: rpc.RPCSession, threads: int) -> None:

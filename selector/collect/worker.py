@@ -30,6 +30,7 @@ class Task:
     target: TargetLike  # as tvm takes it
     target_name: str  # as it is written into the row
     networks: tuple[str, ...] = ()
+    links: tuple[Link, ...] = ()  # to the devices that it can be timed on, all at one tracker; none: this machine
     attempt: int = 1
     lost: bool = False  # a device or a worker died with it before
 
@@ -44,11 +45,11 @@ class WorkerSettings:
     stage_seconds: float = 60.0  # longest time that building a pair may take, and timing it
     memory_bytes: int = 4 << 30  # on top of what TVM itself needs
     debug: bool = False  # let what native code prints through
-    link: Link | None = None  # to the devices that kernels are timed on; None: this machine
+    remote: bool = False  # all tasks have links
     busy_seconds: float = 240.0  # longest time to wait for a device that others use
 
 
-_state: tuple[Device, WorkerSettings] | None = None
+_state: tuple[Device | None, WorkerSettings] | None = None
 _held: list[IO[bytes]] = []  # files whose locks last as long as the process
 
 
@@ -59,7 +60,7 @@ def start(settings: WorkerSettings) -> None:
     if not settings.debug:
         _silence()
     share_process(host_cores())
-    device = _device(settings)
+    device = None if settings.remote else _this_machine(settings)
     _limit_memory(settings.memory_bytes)
     _state = device, settings
 
@@ -68,7 +69,8 @@ def measure_task(task: Task) -> Measurement:
     """Measure one task; what it raises becomes a row with status "error", except for NoDevice and DeviceLost."""
     if _state is None:
         raise RuntimeError("start() has to run first in a worker process")
-    device, settings = _state
+    local, settings = _state
+    device = local or RpcDevice(task.links, settings.folder, settings.stage_seconds, settings.busy_seconds)
     name, about = task.target_name, About(task.networks, task.attempt, settings.run)
     rules = settings.rules.for_attempt(task.attempt)
     try:
@@ -79,9 +81,7 @@ def measure_task(task: Task) -> Measurement:
         return failed(task.workload, name, device.host, describe_error(error), about)
 
 
-def _device(settings: WorkerSettings) -> Device:
-    if settings.link is not None:
-        return RpcDevice(settings.link, settings.folder, settings.stage_seconds, settings.busy_seconds)
+def _this_machine(settings: WorkerSettings) -> Device:
     gates = Gates(settings.folder, settings.stage_seconds)
     device = LocalDevice(gates, _claim_core(settings.folder), urgent=True)
     device.reference(profile())  # takes a while, and memory

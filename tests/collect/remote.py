@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from unittest import mock
 
 from tvm import rpc, tirx
@@ -15,15 +15,18 @@ from tvm.script import tirx as T
 
 from selector import lowering
 from selector.collect import runner, worker
+from selector.collect.link import Link, tracked
 from selector.collect.protocol import Rules
 from selector.collect.record import Measurement
+from selector.collect.rpc import RpcDevice
+from selector.collect.serve import prepare_server
 from selector.collect.worker import Task
 from selector.lowering import Kernel
 from selector.workload import ConvWorkload
 
 QUICK = Rules(sample_us=20, min_rounds=3, min_seconds=0, max_seconds=0, cold_rounds=1)
 HERE = "127.0.0.1"
-_CRASHES = 5  # output channels
+_ENDS = {5: "abort", 6: "pause"}  # output channels -> function of the C library that the kernel calls instead
 
 _met: list[bool] = []
 
@@ -44,6 +47,39 @@ def started(server: rpc.Server | Tracker) -> Iterator[rpc.Server | Tracker]:
         stop(server)
 
 
+@contextlib.contextmanager
+def tracking() -> Iterator[Tracker]:
+    """A tracker."""
+    port = free_port()
+    with started(Tracker(HERE, port, port + 1, silent=True)) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def served(
+    key: str, tracker: Tracker | None = None, prepare: Callable[[], None] = prepare_server
+) -> Iterator[rpc.Server]:
+    """A server as a supervised one is, without a supervisor."""
+    port = free_port()
+    address = None if tracker is None else (HERE, tracker.port)
+    running = rpc.Server(HERE, port, port + 1, key=key, tracker_addr=address, silent=True, server_init_callback=prepare)
+    with started(running):
+        yield running
+
+
+def registered(link: Link) -> int:
+    """Devices that the tracker knows."""
+    return sum(device.key == link.key for device in tracked(link.host, link.port)[0])
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Fails if it takes minutes."""
+    until = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < until, "what was waited for did not come about"
+        time.sleep(0.05)
+
+
 def stop(server: rpc.Server | Tracker) -> None:
     """Kill a server's process, which may be dead already, and wait for its end, longer than TVM does."""
     if server.proc is not None:
@@ -53,17 +89,19 @@ def stop(server: rpc.Server | Tracker) -> None:
         process.wait(60)
 
 
-def task(size: int, *, crashes: bool = False) -> Task:
-    """A small task; ``size`` tells them apart."""
-    return Task(ConvWorkload(1, size, size, 8, _CRASHES if crashes else 8, 1, 1), "x86-64", "x86-64", ("net",))
+def task(size: int, *links: Link, target: str = "x86-64", ends: str = "") -> Task:
+    """A small task; ``size`` tells them apart; ``ends``: "abort" or "pause", with ``end_or_measure``."""
+    channels = next((channels for channels, name in _ENDS.items() if name == ends), 8)
+    workload = ConvWorkload(1, size, size, 8, channels, 1, 1)
+    return Task(workload, target, target, ("net",), links)
 
 
 def meet_and_measure(task: Task) -> Measurement:
     """Measure, but before the first time hold a device until the other worker holds one as well."""
     assert worker._state is not None
-    device, settings = worker._state
+    settings = worker._state[1]
     if not _met:
-        with device.timing(1):
+        with RpcDevice(task.links, settings.folder).timing(1):
             (settings.folder / f"{time.monotonic_ns()}.met").touch()
             until = time.monotonic() + 300
             while len(list(settings.folder.glob("*.met"))) < 2:
@@ -74,15 +112,15 @@ def meet_and_measure(task: Task) -> Measurement:
     return worker.measure_task(task)
 
 
-def crash_or_measure(task: Task) -> Measurement:
-    """Measure; kernels of tasks that crash end the process which runs them."""
+def end_or_measure(task: Task) -> Measurement:
+    """Measure; kernels of tasks that say so end the process which runs them, or never return."""
     with mock.patch.object(runner, "build", _build):
         return worker.measure_task(task)
 
 
 def _build(workload: ConvWorkload, constants: object, target: object, name: str) -> Kernel:
     kernel = lowering.build(workload, constants, target, name)
-    if workload.out_channels != _CRASHES:
+    if workload.out_channels not in _ENDS:
         return kernel
-    abort = tirx.Evaluate(T.call_extern("int32", "abort"))
-    return dataclasses.replace(kernel, func=kernel.func.with_body(abort))
+    body = tirx.Evaluate(T.call_extern("int32", _ENDS[workload.out_channels]))
+    return dataclasses.replace(kernel, func=kernel.func.with_body(body))

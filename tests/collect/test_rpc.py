@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import signal
 import socket
@@ -10,13 +9,11 @@ import struct
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from tvm import rpc
 from tvm.rpc.tracker import Tracker
 
 from selector.collect import store
@@ -26,66 +23,58 @@ from selector.collect.link import Link, NoDevice, answers, count, lease, tracked
 from selector.collect.record import DatasetError, Measurement, measurement_key
 from selector.collect.rpc import RpcDevice, inspect
 from selector.collect.runner import measure
-from selector.collect.serve import prepare_server
 from selector.collect.synthetic import synthesize
 from selector.learn import dataset
 from selector.lowering import build
 from selector.target import profile
-from tests.collect.remote import HERE, QUICK, crash_or_measure, free_port, meet_and_measure, started, stop, task
+from tests.collect.remote import (
+    HERE,
+    QUICK,
+    end_or_measure,
+    free_port,
+    meet_and_measure,
+    registered,
+    served,
+    stop,
+    task,
+    tracking,
+    wait_until,
+)
 
 
 @pytest.fixture(scope="module")
 def tracker() -> Iterator[Tracker]:
-    port = free_port()
-    with started(Tracker(HERE, port, port + 1, silent=True)) as running:
+    with tracking() as running:
         yield running
-
-
-@contextlib.contextmanager
-def server(key: str, tracker: Tracker | None = None) -> Iterator[rpc.Server]:
-    """A server as a supervised one is, without a supervisor."""
-    port = free_port()
-    address = None if tracker is None else (HERE, tracker.port)
-    running = rpc.Server(
-        HERE, port, port + 1, key=key, tracker_addr=address, silent=True, server_init_callback=prepare_server
-    )
-    with started(running):
-        yield running
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < until, "what was waited for did not come about"
-        time.sleep(0.05)
-
-
-def registered(link: Link) -> int:
-    return sum(device.key == link.key for device in tracked(link.host, link.port)[0])
 
 
 def test_two_devices_at_once_and_one_that_goes(tracker: Tracker, tmp_path: Path) -> None:
     """Rows have the form of local ones; those of emulated devices say so, and training does not get them."""
-    link = Link(HERE, tracker.port, "pair@emulated", wait_seconds=120)
-    with server(link.key, tracker) as going, server(link.key, tracker), store.Store.open(tmp_path / "rows") as rows:
-        wait_until(lambda: registered(link) == 2)
-        assert count(link) == 2
-        assert tracked(link.host, link.port)[1][0].devices == 2
+    links = [Link(HERE, tracker.port, f"{name}@emulated", wait_seconds=120) for name in ("one", "two")]
+    with (
+        served(links[0].key, tracker) as going,
+        served(links[1].key, tracker),
+        store.Store.open(tmp_path / "rows") as rows,
+    ):
+        wait_until(lambda: registered(links[0]) == registered(links[1]) == 1)
+        assert count(links[0]) == 1
+        assert [load.devices for load in tracked(HERE, tracker.port)[1]] == [1, 1]
 
         def listen(event: Event) -> None:
             if event.kind == "row" and event.progress.done == 2:
                 stop(going)
 
-        tasks = [task(size) for size in range(3, 9)]
-        settings = Settings(QUICK, workers=2, attempts=1, link=link)
+        tasks = [task(size, *links) for size in range(3, 9)]
+        settings = Settings(QUICK, workers=2, attempts=1)
         progress = collect(tasks, rows, settings, listen, measure=meet_and_measure)
         assert (progress.done, progress.errors) == (6, 0)
         assert rows.finished() == {measurement_key(item.workload, "x86-64") for item in tasks}
 
     local = measure(tasks[0].workload, profile("x86-64"), rules=QUICK)
+    assert {row.host.device for row in store.measurements(tmp_path / "rows")} <= {link.key for link in links}
     for row in store.measurements(tmp_path / "rows"):
         assert row.status in ("ok", "noisy"), row.error
-        assert (row.host.device, row.host.emulated) == (link.key, True)
+        assert row.host.emulated
         here = describe_host()
         assert (row.host.cpu, row.host.flags, row.host.fingerprint) == (here.cpu, here.flags, here.fingerprint)
         assert (row.networks, row.target, row.int8.kernel) == (("net",), "x86-64", local.int8.kernel)
@@ -106,16 +95,17 @@ def test_the_only_device_goes(tracker: Tracker) -> None:
         def add(self, measurement: Measurement) -> None:
             rows.append(measurement)
 
-    with server(link.key, tracker) as going:
+    with served(link.key, tracker) as going:
         wait_until(lambda: registered(link) == 1)
-        settings = Settings(QUICK, workers=1, attempts=1, link=link)
+        settings = Settings(QUICK, workers=1, attempts=1)
+        tasks = [task(size, link) for size in (3, 4, 5)]
         with pytest.raises(CollectionStopped, match=r"no device is registered as 'single' .* goes on there"):
-            collect([task(3), task(4), task(5)], Rows(), settings, lambda event: event.row and stop(going))
+            collect(tasks, Rows(), settings, lambda event: event.row and stop(going))
     assert 1 <= len(rows) < 3
     assert {row.status for row in rows} <= {"ok", "noisy"}
 
 
-def test_a_kernel_that_crashes_costs_a_row_and_a_restart(tracker: Tracker) -> None:
+def test_kernels_that_crash_or_hang_cost_a_row_each(tracker: Tracker) -> None:
     link = Link(HERE, tracker.port, "crashing", wait_seconds=300)
     rows: list[Measurement] = []
 
@@ -128,8 +118,9 @@ def test_a_kernel_that_crashes_costs_a_row_and_a_restart(tracker: Tracker) -> No
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as supervisor:
         try:
             wait_until(lambda: registered(link) == 1)
-            settings = Settings(QUICK, workers=1, attempts=1, link=link)
-            progress = collect([task(3, crashes=True), task(4)], Rows(), settings, measure=crash_or_measure)
+            settings = Settings(QUICK, workers=1, attempts=1, stage_seconds=15)
+            tasks = [task(3, link, ends="abort"), task(4, link, ends="pause"), task(5, link)]
+            progress = collect(tasks, Rows(), settings, measure=end_or_measure)
             children = psutil.Process(supervisor.pid).children(recursive=True)
             supervisor.send_signal(signal.SIGTERM)
             _, log = supervisor.communicate(timeout=300)
@@ -141,21 +132,23 @@ def test_a_kernel_that_crashes_costs_a_row_and_a_restart(tracker: Tracker) -> No
     psutil.wait_procs(children, timeout=60)
     assert not any(child.is_running() for child in children)
 
-    assert (progress.done, progress.errors, progress.retries) == (2, 1, 1)
-    crashed = next(row for row in rows if row.status == "error")
-    assert crashed.workload == task(3, crashes=True).workload
-    assert crashed.error.startswith("the connection to the device 'crashing' at tracker")
+    assert (progress.done, progress.errors, progress.retries) == (3, 2, 1)
+    found = {row.workload: row for row in rows}
+    crashed, hung, measured = (found[item.workload] for item in tasks)
+    assert measured.status in ("ok", "noisy")
+    assert hung.error.startswith(f"TimeoutError: timing took longer than 15 s on the device 'crashing' at {HERE}:")
+    assert crashed.error.startswith(f"the connection to the device 'crashing' at {HERE}:")
     assert crashed.host == unknown_host(link)
 
 
 def test_a_single_server(tmp_path: Path) -> None:
-    with server("board") as running:
+    with served("board") as running:
         link = Link(HERE, running.port, "board", tracker=False, wait_seconds=5)
         found = inspect(link)
         assert profile(found.target) == profile("native")
         assert (found.devices, found.host.device, found.host.emulated) == (1, "board", False)
         assert found.threads >= 1
-        row = measure(task(4).workload, profile("x86-64"), RpcDevice(link, tmp_path), rules=QUICK)
+        row = measure(task(4).workload, profile("x86-64"), RpcDevice([link], tmp_path), rules=QUICK)
         assert (row.status in ("ok", "noisy"), row.host) == (True, found.host)
         with pytest.raises(NoDevice, match="does not serve a client with the key 'other'"):
             inspect(Link(HERE, running.port, "other", tracker=False, wait_seconds=5))
@@ -170,7 +163,7 @@ def test_a_server_that_is_dead_but_listens() -> None:
     assert not answers(HERE, port, seconds=0.1)
     link = Link(HERE, port, "", tracker=False, wait_seconds=0)
     with pytest.raises(NoDevice, match=f"the RPC server {HERE}:{port} does not answer"):
-        lease(link, busy_seconds=1)
+        lease([link], busy_seconds=1)
     with pytest.raises(NoDevice, match=f"cannot reach the RPC tracker {HERE}:{port}: Connection refused"):
         tracked(HERE, port)
 
@@ -203,7 +196,7 @@ def test_links_for_another_architecture(tmp_path: Path) -> None:
     target, workload = profile("cortex-a72"), task(4).workload
     constants, data = synthesize(workload, 0)
     kernel = build(workload, constants, target, "int16")
-    loaded = RpcDevice(Link("nowhere", 1, "pi"), tmp_path).load(kernel, workload, target, data)
+    loaded = RpcDevice([Link("nowhere", 1, "pi")], tmp_path).load(kernel, workload, target, data)
     assert struct.unpack_from("<H", loaded.library, 18) == (183,)  # EM_AARCH64
     with pytest.raises(RuntimeError, match="within timing"):
         loaded.warm(1)

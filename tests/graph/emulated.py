@@ -24,7 +24,7 @@ import tvm_ffi.libinfo
 from selector.data import cache_folder
 from tests.lowering.emulate import CPUS
 
-_COMPILER = "aarch64-linux-gnu-gcc"
+_COMPILERS = {".c": ("aarch64-linux-gnu-gcc",), ".cc": ("aarch64-linux-gnu-g++", "-std=c++17")}
 _EMULATOR = "qemu-aarch64"
 _SYSTEM = "/usr/aarch64-linux-gnu"  # where Debian's cross compiler keeps the C library
 _PACKAGES = ("apache-tvm", "apache-tvm-ffi")
@@ -44,26 +44,36 @@ def run(library: Path, inputs: Sequence[np.ndarray], cpu: str, threads: int = 2)
         folder = Path(name)
         (folder / "inputs").write_bytes(b"".join(map(_packed, inputs)))
         files = [library.resolve(), threads, folder / "inputs", folder / "outputs"]
-        command = [_EMULATOR, "-cpu", CPUS[cpu], "-L", _SYSTEM, runner(), *files]
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=_SECONDS, check=False)
+        command = list(map(str, [*emulator(cpu), runner(), *files]))
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
         assert done.returncode == 0, f"{library.name} under {_EMULATOR}: exit code {done.returncode}: {done.stderr}"
         return _unpacked((folder / "outputs").read_bytes())
 
 
-@functools.cache
+def emulator(cpu: str) -> list[str]:
+    """Command to put before a program for AArch64, so that it runs on the LLVM cpu ``cpu``."""
+    return [_EMULATOR, "-cpu", CPUS[cpu], "-L", _SYSTEM]
+
+
 def runner() -> Path:
-    """The program that runs a network, beside the libraries it needs.  Raises Unavailable."""
-    missing = [tool for tool in (_COMPILER, _EMULATOR) if shutil.which(tool) is None]
+    """The program that runs a network.  Raises Unavailable."""
+    return build(Path(__file__).parent / "aarch64" / "run_network.c")
+
+
+@functools.cache
+def build(source: Path) -> Path:
+    """A program in C or C++ that uses TVM's runtime, beside the libraries it needs.  Raises Unavailable."""
+    compiler = _COMPILERS[source.suffix]
+    missing = [tool for tool in (compiler[0], _EMULATOR) if shutil.which(tool) is None]
     if missing:
         raise Unavailable(f"{' and '.join(missing)} not found: apt-get install g++-aarch64-linux-gnu qemu-user")
-    source = Path(__file__).parent / "aarch64" / "run_network.c"
     folder = _runtime()
     includes = {tvm_ffi.libinfo.find_include_path(), tvm_ffi.libinfo.find_dlpack_include_path()}
-    program = folder / f"run_network.{os.getpid()}"
+    program = folder / f"{source.stem}.{os.getpid()}"
     libraries = [f"-L{folder}", "-Wl,--no-as-needed", "-ltvm_runtime", "-ltvm_ffi", "-Wl,-rpath,$ORIGIN"]
-    command = [_COMPILER, "-O1", *[f"-I{path}" for path in includes], "-o", str(program), str(source), *libraries]
+    command = [*compiler, "-O1", *[f"-I{path}" for path in includes], "-o", str(program), str(source), *libraries]
     subprocess.run(command, check=True, timeout=_SECONDS)
-    return program.rename(folder / "run_network")
+    return program.rename(folder / source.stem)
 
 
 def _runtime() -> Path:

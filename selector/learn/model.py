@@ -46,8 +46,13 @@ class Ensemble:
 
 
 def sample_weights(dataset: Dataset, weights: Weights) -> np.ndarray:
-    """Weight of each row, (rows,) float64 with mean 1."""
-    cost = np.clip(np.abs(dataset.log2_ratio), weights.floor, weights.cap)
+    """Weight of each row, (rows,) float64 with mean 1.
+
+    A mistake costs |r|, the log2 ratio, and is made where the prediction is off by as much, the chance of which falls
+    as 1 / r²: what an error of the prediction costs falls as 1 / |r|.  ``floor`` keeps labels near zero, which are
+    mostly noise, from counting without bound.
+    """
+    cost = 1 / (np.abs(dataset.log2_ratio) + weights.floor)
     certainty = 1 / (1 + (dataset.width / weights.width) ** 2)
     product = cost * certainty
     return product / product.mean()

@@ -31,10 +31,9 @@ class Boosting:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """How much a row counts: what a wrong choice there costs, times how sure its label is."""
+    """How much a row counts: what a wrong prediction costs there, times how sure its label is."""
 
-    cap: float = 1.0  # |log2 ratio| from which a mistake costs no more
-    floor: float = 0.1  # |log2 ratio| that rows without a clear winner count as
+    floor: float = 0.2  # added to |log2 ratio|: so near to zero a wrong prediction costs no more
     width: float = 0.1  # width of the label's confidence interval at which a row counts half
 
 

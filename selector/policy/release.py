@@ -46,7 +46,7 @@ class Thresholds:
 
     band: float = 0.0  # its log2(t_int16 / t_int8) is closer to zero than this,
     spread: float = 0.0  # or than so many standard deviations of the ensemble,
-    margin: float = 0.1  # or a feature lies further outside of its training range than this share of the range
+    margin: float = 0.5  # or a feature lies further outside of its training range than this share of the range
 
     def unsure(self, mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
         """Which predictions are too close to call, (rows,) bool; arguments as ``Release.predict`` gives them."""

@@ -10,26 +10,10 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from selector.target import TargetLike, profile, resolve
+from selector.target import TargetLike, profile, resolve, why_not_here
 
 Arrays = Sequence[np.ndarray]
 Runner = Callable[[Arrays], list[np.ndarray]]  # inputs in model order -> outputs in model order
-
-_ISA_PREFIXES = (
-    "avx",
-    "sse",
-    "ssse",
-    "fma",
-    "bmi",
-    "f16c",
-    "amx",
-    "gfni",
-    "vaes",
-    "dotprod",
-    "i8mm",
-    "sve",
-    "fullfp16",
-)
 
 
 class PeerUnavailable(ValueError):
@@ -85,11 +69,7 @@ def onnxruntime_installed() -> bool:
 
 def require_runnable(target: TargetLike) -> None:
     """Raises PeerUnavailable if code for ``target`` does not run on this machine."""
-    wanted, here = profile(target), profile("native")
-    if wanted.arch != here.arch:
-        raise PeerUnavailable(
-            f"code for target '{wanted.name}' ({wanted.arch}) does not run on this {here.arch} machine"
-        )
-    missing = sorted(name for name in wanted.features - here.features if name.startswith(_ISA_PREFIXES))
-    if missing:
-        raise PeerUnavailable(f"code for '{wanted.name}' does not run here: this CPU lacks {', '.join(missing)}")
+    wanted = profile(target)
+    reason = why_not_here(wanted)
+    if reason:
+        raise PeerUnavailable(f"code for '{wanted.name}' ({wanted.arch}) does not run here: this machine {reason}")

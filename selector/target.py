@@ -24,6 +24,9 @@ TargetLike: TypeAlias = str | tvm.target.Target | Mapping[str, Any]
 
 _UNKNOWN_CPU = b"using default `-mcpu=generic`"  # the end of a line that TVM writes; ``_check_known`` says it instead
 
+# LLVM features that are instructions, by how they start; others are tuning flags or belong to the system.
+_INSTRUCTIONS = tuple("avx sse ssse fma bmi f16c amx gfni vaes neon dotprod i8mm sve fullfp16".split())
+
 LEVELS = ("generic", "x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4")  # what many CPUs can do: no CPU of its own
 
 
@@ -40,7 +43,7 @@ class TargetProfile:
     """The facts about a CPU that lowerings, features and policies read."""
 
     name: str  # LLVM cpu name
-    arch: str  # "x86_64", "aarch64", or the first part of the triple
+    arch: str  # as ``architecture`` gives it
     features: frozenset[str] = field(repr=False)  # LLVM feature names, e.g. "avx2", "dotprod"
     vector_bits: int  # widest integer vector the kernels use
     vector_registers: int  # architectural registers of that width
@@ -98,16 +101,22 @@ def profile(target: TargetLike = "native") -> TargetProfile:
 
 
 def why_not_here(target: TargetProfile) -> str:
-    """Why this machine cannot execute kernels for a target, as in "this machine lacks avx2"; empty: it can."""
+    """Why this machine cannot execute code for a target, as in "this machine lacks avx2"; empty: it can."""
     return why_not_on(profile("native"), target)
 
 
 def why_not_on(machine: TargetProfile, target: TargetProfile) -> str:
-    """Why a machine cannot execute kernels for a target, as in "the machine lacks avx2"; empty: it can."""
+    """Why a machine cannot execute code for a target, as in "the machine lacks avx2"; empty: it can."""
     if target.arch != machine.arch:
         return f"is {machine.arch}"
-    missing = sorted((target.features - machine.features) & profiles.INSTRUCTION_SETS)
+    missing = sorted(name for name in target.features - machine.features if name.startswith(_INSTRUCTIONS))
     return f"lacks {', '.join(missing)}" if missing else ""
+
+
+def architecture(triple: str) -> str:
+    """Architecture of an LLVM triple, or of ``platform.machine()``: "x86_64", "aarch64", or what it starts with."""
+    name = triple.split("-")[0]
+    return "aarch64" if name == "arm64" else name  # Apple's name for it
 
 
 def _named(name: str) -> dict[str, Any]:
@@ -139,9 +148,9 @@ def _profile(target: tvm.target.Target) -> TargetProfile:
     name = str(target.attrs.get("mcpu") or "generic")
     _check_known(name, triple)
     features = frozenset(str(feature) for feature in codegen.llvm_get_cpu_features(target))
-    arch = triple.split("-")[0]
+    arch = architecture(triple)
     bits, registers = _vectors(arch, features)
-    l1, l2, l3 = _caches() if arch == platform.machine() else (32 << 10, 512 << 10, 8 << 20)
+    l1, l2, l3 = _caches() if arch == architecture(platform.machine()) else (32 << 10, 512 << 10, 8 << 20)
     return TargetProfile(
         name=name,
         arch=arch,
@@ -168,8 +177,8 @@ def _check_known(name: str, triple: str) -> None:
 
 @functools.lru_cache(maxsize=64)
 def _with_stored(found: TargetProfile, stored: StoredProfile) -> TargetProfile:
-    here = found.arch == platform.machine() and (found.name in LEVELS or found.name == codegen.llvm_get_system_cpu())
-    if here:
+    own = found.name in LEVELS or found.name == codegen.llvm_get_system_cpu()
+    if own and found.arch == architecture(platform.machine()):
         return replace(found, rates=stored.rates)
     return replace(
         found,

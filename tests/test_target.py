@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 import tvm
 
-from selector.target import UnknownTarget, profile, resolve
+from selector.collect.synthetic import synthesize
+from selector.lowering import build
+from selector.lowering.pipeline import compile_kernel
+from selector.target import UnknownTarget, architecture, profile, resolve, why_not_on
 from selector.threads import host_cores
+from selector.workload import ConvWorkload
 
 
 @pytest.mark.parametrize(
@@ -47,6 +51,19 @@ def test_a_target_is_kept() -> None:
     target = resolve("x86-64-v3")
     assert resolve(target) is target
     assert isinstance(resolve({"kind": "llvm"}), tvm.target.Target)
+
+
+def test_apples_arm64_is_aarch64() -> None:
+    """Its kernels are those of the architecture: the M1 has 8-bit dot products."""
+    apple = profile({"kind": "llvm", "mtriple": "arm64-apple-macos", "mcpu": "apple-m1"})
+    assert (apple.name, apple.arch, apple.has("dotprod")) == ("apple-m1", "aarch64", True)
+    assert architecture("arm64") == architecture("aarch64-linux-gnu") == "aarch64"
+    workload = ConvWorkload(1, 4, 4, 8, 16, 1, 1)
+    kernel = build(workload, synthesize(workload, 0)[0], apple, "int8")
+    code = compile_kernel(kernel, apple.tvm_target()).mod.inspect_source("asm")
+    assert "sdot" in code or "udot" in code
+    assert why_not_on(apple, profile("cortex-a72")) == ""
+    assert why_not_on(profile("cortex-a72"), apple) == "lacks dotprod, fullfp16"
 
 
 def test_json_is_the_dict() -> None:

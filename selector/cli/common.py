@@ -13,14 +13,11 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import Annotated, Any, ParamSpec
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-if TYPE_CHECKING:
-    from selector.target import TargetLike
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -109,18 +106,12 @@ def existing_file(path: Path, what: str) -> Path:
     return path
 
 
-def resolve_target(target: str) -> TargetLike:
-    """The target as the API takes it: a name, or a dict written as JSON.  Raises UnknownTarget, BadInput."""
+def resolve_target(target: str) -> str:
+    """The target, checked: a name, or a target of TVM as JSON.  Raises UnknownTarget."""
     from selector.target import profile
 
-    parsed: TargetLike = target
-    if target.lstrip().startswith("{"):
-        try:
-            parsed = json.loads(target)
-        except json.JSONDecodeError as error:
-            raise BadInput(f"the target is not valid JSON: {error}") from None
-    profile(parsed)
-    return parsed
+    profile(target)
+    return target
 
 
 def resolve_policy(policy: str | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from selector.collect.synthetic import synthesize
 from selector.collect.table import SCHEMA, workload
 from selector.lowering import LOWERINGS, build
 from selector.lowering.fingerprint import code_hash, kernel_fingerprint
-from selector.target import TargetProfile, profile
+from selector.target import profile
 from selector.workload import UnsupportedWorkload
 
 Severity = Literal["error", "warning", "note"]
@@ -89,11 +88,6 @@ def validate(
         rebuilt, found = _rebuild(frame, rebuild, seed, progress)
         findings += found
     return Validation(len(paths), len(frame), rebuilt, tuple(findings))
-
-
-def target_profile(target: str) -> TargetProfile:
-    """The profile of a row's target: a name, or a dict in JSON.  Raises UnknownTarget."""
-    return profile(json.loads(target) if target.startswith("{") else target)
 
 
 def _frame(table: pa.Table) -> pl.DataFrame:
@@ -249,7 +243,7 @@ def _rebuild(
 def _rebuilt_differently(row: dict[str, Any]) -> Iterator[str]:
     work = workload(row)
     constants, _ = synthesize(work, row["seed"])
-    target = target_profile(row["target"])
+    target = profile(row["target"])
     for lowering in LOWERINGS:
         what, then = f"{row['id']}: {lowering} of {work.describe()}", row[f"{lowering}_code"]
         try:

@@ -16,7 +16,7 @@ class Rule:
             if target.has("sse4.2"):
                 return Decision("int8", source="rule", reason="x86 with sse4.2")
             return Decision("int16", source="rule", reason="x86 without sse4.2")
-        if target.arch in ("aarch64", "arm64"):
+        if target.arch == "aarch64":
             if target.has("dotprod"):
                 return Decision("int8", source="rule", reason="ARM with dotprod")
             if workload.kind != "depthwise":

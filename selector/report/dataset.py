@@ -12,10 +12,10 @@ from selector.collect.parts import target_folder
 from selector.collect.record import DatasetError
 from selector.collect.store import latest
 from selector.collect.table import workload
-from selector.collect.validate import target_profile
 from selector.learn.metrics import score
 from selector.policy import resolve
 from selector.report.roofline import require_matplotlib
+from selector.target import profile
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +51,7 @@ def policy_losses(frame: pl.DataFrame) -> pl.DataFrame:
     """
     losses: list[dict[str, Any]] = []
     for (target,), rows in sorted(latest(frame).partition_by("target", as_dict=True).items()):
-        described = target_profile(target)
+        described = profile(target)
         workloads = [workload(row) for row in rows.iter_rows(named=True)]
         for name in POLICIES:
             policy = resolve(name)

@@ -11,7 +11,7 @@ from selector.collect.store import latest
 DECIDED = 0.1  # |log2 ratio| from which on the winner is worth agreeing about; below, both lowerings are as fast
 
 _STRATUM = ["target", "kind", "threads"]
-_ALL_KINDS = "all"
+_ALL = "all"
 
 
 def status(frame: pl.DataFrame) -> pl.DataFrame:
@@ -49,30 +49,33 @@ class Agreement:
 
 
 def diff(first: pl.DataFrame, second: pl.DataFrame) -> Agreement:
-    """Agreement of the latest good rows of two datasets, by target and kind, and by target (kind ``all``).
+    """Agreement of the latest good rows of two datasets, by target and kind, by target, and over all (named ``all``).
 
     Columns of ``groups``: ``pairs``; ``decided``, those of them whose |log2 ratio| in the first run is above DECIDED;
     ``winner_agreement``, the share of the decided whose winner is the same in the second run (null: none is decided);
-    ``median_difference`` and ``worst_difference`` of the log2 ratios, absolute.
+    ``efficiency``, the mean in the first run of choosing what won in the second: what no policy can be measured to
+    exceed; ``median_difference`` and ``worst_difference`` of the log2 ratios, absolute.
     """
     columns = ["key", "target", "kind"]
     ours = latest(first).select(*columns, pl.col("log2_ratio").alias("first"))
     theirs = latest(second).select("key", pl.col("log2_ratio").alias("second"))
     pairs = ours.join(theirs, on="key").with_columns((pl.col("first") - pl.col("second")).abs().alias("difference"))
-    by_target = pairs.with_columns(pl.lit(_ALL_KINDS).alias("kind"))
+    by_target = pairs.with_columns(pl.lit(_ALL).alias("kind"))
+    over_all = by_target.with_columns(pl.lit(_ALL).alias("target"))
     decided = pl.col("first").abs() > DECIDED
     same = pl.col("first").sign() == pl.col("second").sign()
     groups = (
-        pl.concat([pairs, by_target])
+        pl.concat([pairs, by_target, over_all])
         .group_by("target", "kind")
         .agg(
             pl.len().alias("pairs"),
             decided.sum().alias("decided"),
             same.filter(decided).mean().alias("winner_agreement"),
+            pl.when(same).then(1.0).otherwise(2.0 ** -pl.col("first").abs()).mean().alias("efficiency"),
             pl.col("difference").median().alias("median_difference"),
             pl.col("difference").max().alias("worst_difference"),
         )
-        .sort("target", pl.col("kind") == _ALL_KINDS, "kind")
+        .sort(pl.col("target") == _ALL, "target", pl.col("kind") == _ALL, "kind")
     )
     pairs = pairs.sort("difference", "key", descending=[True, False])
     return Agreement(pairs, groups, len(ours) - len(pairs), len(theirs) - len(pairs))

@@ -57,6 +57,7 @@ AGREEMENT: Columns = {
     "pairs": ("pairs", "d"),
     "decided": ("decided", "d"),
     "winner_agreement": ("same winner", ".2%"),
+    "efficiency": ("efficiency", ".4f"),
     "median_difference": ("median |difference|", ".4f"),
     "worst_difference": ("worst", ".3f"),
 }

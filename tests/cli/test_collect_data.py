@@ -91,11 +91,12 @@ def test_diff(selector_command: Run, folder: Path, tmp_path: Path) -> None:
     shown = selector_command("collect", "diff", folder, other, "--worst", 1, "--json").json()
     assert (shown["pairs"], shown["only_first"], shown["only_second"]) == (2, 1, 1)
     assert shown["groups"][-1] == {
-        "target": "x86-64-v3",
+        "target": "all",
         "kind": "all",
         "pairs": 2,
         "decided": 2,
         "winner_agreement": 0.5,
+        "efficiency": pytest.approx((1 + 2**-0.5) / 2),
         "median_difference": 0.625,
         "worst_difference": 0.75,
     }

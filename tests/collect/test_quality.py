@@ -71,14 +71,18 @@ def test_diff() -> None:
         frame([*(measured(ratio, channels=16 * n) for n, ratio in first), other]),
         frame([*(measured(ratio, channels=16 * n) for n, ratio in second), other]),
     )
-    same = {"target": "x86-64-v2", "pairs": 1, "decided": 0, "winner_agreement": None}
+    same = {"target": "x86-64-v2", "pairs": 1, "decided": 0, "winner_agreement": None, "efficiency": 1.0}
+    lost = (1 - 2**-0.5) + (1 - 2**-0.05)  # in the first run, where the second has another winner
     differ = {"target": "x86-64-v3", "pairs": 4, "decided": 3, "winner_agreement": pytest.approx(2 / 3)}
+    over_all = {**differ, "target": "all", "pairs": 5, "efficiency": pytest.approx(1 - lost / 5)}
+    differ["efficiency"] = pytest.approx(1 - lost / 4)
     # differences 0.5, 0.75, 0.1 and 0
     assert found.groups.to_dicts() == [
         {**same, "kind": "dense", "median_difference": 0.0, "worst_difference": 0.0},
         {**same, "kind": "all", "median_difference": 0.0, "worst_difference": 0.0},
         {**differ, "kind": "dense", "median_difference": pytest.approx(0.3), "worst_difference": 0.75},
         {**differ, "kind": "all", "median_difference": pytest.approx(0.3), "worst_difference": 0.75},
+        {**over_all, "kind": "all", "median_difference": pytest.approx(0.1), "worst_difference": 0.75},
     ]
     assert found.pairs.row(0) == (measured(channels=32).key, "x86-64-v3", "dense", -0.5, 0.25, 0.75)
     assert (found.only_first, found.only_second) == (1, 1)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from selector.cli import common
-from selector.cli.train import require_packages
+from selector.cli.train import MEASUREMENTS, Measurements, require_packages
 
 Name = Annotated[str, typer.Argument(help="Alias (champion, candidate) or number of a version.")]
 
@@ -63,6 +63,39 @@ def compare(
     else:
         titles = [f"version {version.number}" for version in versions]
         common.console().print(learning.comparisons_table(results, *titles))
+
+
+@common.command
+def reproduce(
+    dataset: Measurements = MEASUREMENTS,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Release folder, alias or version number.", show_default="the package's own"),
+    ] = None,
+    no_tune: Annotated[
+        bool, typer.Option("--no-tune", help="Take the hyper-parameters that the model's search has found.")
+    ] = False,
+    as_json: common.AsJson = False,
+    debug: common.Debug = False,
+) -> None:
+    """Train a model again, by its own recipe, and compare trees and decisions; exit code 1 if a decision differs."""
+    require_packages()
+    from selector.learn import dataset as datasets
+    from selector.learn import releasing, reproduction
+
+    with common.progress("reading measurements", quiet=as_json) as update, releasing.policy(model) as (_, released):
+        rows = datasets.load([dataset])
+        update("training")
+        result = reproduction.reproduce(released, rows, tune=not no_tune)
+    if as_json:
+        common.print_json({"model": released.name} | result.to_dict())
+    else:
+        known = "that it was made of" if result.digest == result.released_digest else f"not {result.released_digest}"
+        typer.echo(f"data set {result.digest}, {known}: {result.rows} rows")
+        typer.echo(f"trees: {'the same, byte for byte' if result.same_trees else 'others'}")
+        typer.echo(f"decisions: {result.same_decisions} of {result.rows} as {released.name} makes them")
+    if not result.reproduced:
+        raise typer.Exit(common.EXIT_FAILED)
 
 
 @common.command

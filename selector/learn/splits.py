@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from selector.collect.record import DatasetError
 from selector.learn.dataset import Dataset
+from selector.policy.release import instruction_set
 
 _NETWORK_BLOCKS = 3
 
@@ -58,16 +59,17 @@ def by_network(dataset: Dataset) -> list[Split]:
 
 
 def by_target(dataset: Dataset) -> list[Split]:
-    """One fold per target: an instruction set that training has not seen, on shapes that it has."""
-    names = np.unique(dataset.targets)
-    if len(names) < 2:
-        return []
-    return list(_one_out((str(name), dataset.targets == name) for name in names))
-
-
-def _one_out(masks: Iterable[tuple[str, np.ndarray]]) -> Iterator[Split]:
-    for name, test in masks:
-        yield Split(name, np.flatnonzero(~test), np.flatnonzero(test), name)
+    """One fold per target: an instruction set that training has not seen, under whatever name; shapes that it has."""
+    names = [str(name) for name in np.unique(dataset.targets)]
+    sets = {name: instruction_set(dataset.profile(name)) for name in names}
+    alike = np.array([sorted(set(sets.values())).index(sets[str(name)]) for name in dataset.targets])
+    splits = []
+    for name in names:
+        test = np.flatnonzero(dataset.targets == name)
+        train = np.flatnonzero(alike != alike[test[0]])
+        if len(train):
+            splits.append(Split(name, train, test, name))
+    return splits
 
 
 def blocks(splits: Sequence[Split]) -> dict[str, np.ndarray]:

@@ -7,9 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from selector.collect.store import read
+from selector.collect.active import active
+from selector.collect.sources import from_samples
+from selector.collect.store import measurements, read
+from selector.collect.tasks import ReleasedModel
+from selector.policy import release
+from selector.target import profile
 from selector.threads import host_cores
 from tests.cli.conftest import Run
+from tests.policy import released
 
 
 def test_collects_and_goes_on(selector_command: Run, network: Path, tmp_path: Path) -> None:
@@ -31,6 +37,18 @@ def test_collects_and_goes_on(selector_command: Run, network: Path, tmp_path: Pa
     assert again.code == 0, again.err
     assert f"1 of 1 rows are in {tmp_path / 'rows'} already" in again.err
     assert "0 rows in" in again.out
+
+
+def test_a_model_says_what_to_collect(selector_command: Run, tmp_path: Path) -> None:
+    model = ReleasedModel(release.load(released.write(tmp_path / "model")))
+    arguments = ["collect", "--active", tmp_path / "model", "--count", 2, "--threads", 1, "--target", "native"]
+    arguments += ["--max-seconds", 0.05, "--workers", 1, "--into", tmp_path / "rows"]
+    outcome = selector_command(*arguments, "--json")
+    assert outcome.code == 0, outcome.err
+    wanted = active(model, from_samples(20, 0, [1]), 2, profile())
+    assert {row.workload for row in measurements(tmp_path / "rows")} == {item.workload for item in wanted}
+    first, *_ = map(json.loads, outcome.out.splitlines())
+    assert first["total"] == 2
 
 
 def test_refuses(selector_command: Run, tmp_path: Path) -> None:

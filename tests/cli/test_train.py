@@ -112,7 +112,7 @@ def test_list_and_compare(store: Path, selector_command: Run) -> None:
     assert "candidate" in selector_command("models", "list").out
 
 
-def test_promote_export_and_evaluate(store: Path, selector_command: Run) -> None:
+def test_promote_export_reproduce_and_evaluate(trained: dict[str, Any], store: Path, selector_command: Run) -> None:
     from selector.learn.tracking import MODEL, connect, quiet
 
     with quiet():
@@ -131,6 +131,12 @@ def test_promote_export_and_evaluate(store: Path, selector_command: Run) -> None
     assert json.loads((store / "models/champion.json").read_text()) == {"model": "mine"}
     assert release.load(made).version == "1"
     selector_command("models", "export", "--name", "mine").assert_bad_input("exists")
+
+    same = selector_command("models", "reproduce", "measurements", "--model", made, "--json").json()
+    assert (same["model"], same["rows"], same["reproduced"], same["same_trees"]) == ("mine", 80, True, True)
+    other = selector_command("models", "reproduce", "more", "--model", made, "--no-tune")
+    assert "decisions: " in other.out
+    assert f"not {trained['dataset']}: 16 rows" in other.out
 
     result = selector_command("evaluate", "measurements", "--model", made, "--json")
     scores = result.json()

@@ -69,6 +69,18 @@ def test_a_held_out_target_is_not_trained_on(data: Dataset) -> None:
         assert len(part.train) + len(part.test) == len(data)
 
 
+def test_a_held_out_target_is_not_trained_on_under_another_name() -> None:
+    data = from_frame(frame(measurements(8)))
+    renamed = np.where(np.arange(len(data)) % 2, "haswell", data.targets)
+    both = replace(data, targets=np.where(data.targets == "x86-64-v3", renamed, data.targets))
+    parts = {part.name: part for part in splits.by_target(both)}
+    assert set(parts) == {"haswell", "x86-64", "x86-64-v3"}
+    assert set(both.targets[parts["haswell"].train]) == set(both.targets[parts["x86-64-v3"].train]) == {"x86-64"}
+    assert set(both.targets[parts["x86-64"].train]) == {"haswell", "x86-64-v3"}
+    modern = np.flatnonzero(both.targets != "x86-64")
+    assert splits.by_target(both.take(modern)) == []
+
+
 def test_every_network_is_held_out_once() -> None:
     parts = splits.by_network(from_frame(frame(measurements(24))))
     assert [part.name for part in parts] == ["net_a", "net_b", "net_c"]

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 from selector import profiles
-from selector.learn import baselines, card, evaluation, fallback, model, releasing
+from selector.learn import baselines, card, evaluation, fallback, model, releasing, reproduction
 from selector.learn.dataset import Dataset, from_frame
 from selector.learn.evaluation import LEARNED, MODELLED, TREES
 from selector.learn.pipeline import Trained, train
 from selector.learn.recipe import Boosting, Recipe, Tuning, Weights
 from selector.policy import release
 from selector.policy.learned import Learned
-from selector.policy.release import Thresholds
+from selector.policy.release import ReleaseError, Thresholds
 from tests.learn.frames import TARGETS, frame, measurements
+from tests.policy import released
 
 RECIPE = Recipe(
     "test",
@@ -42,8 +43,8 @@ def trained(data: Dataset) -> Trained:
 def test_weights_are_cost_times_certainty(data: Dataset) -> None:
     rows = np.arange(3)
     part = replace(data.take(rows), log2_ratio=np.array([0.0, -5.0, 0.5]), width=np.array([0.0, 0.0, 0.2]))
-    weights = model.sample_weights(part, Weights(cap=1.0, floor=0.1, width=0.2))
-    np.testing.assert_allclose(weights / weights[0], [1, 10, 2.5])
+    weights = model.sample_weights(part, Weights(floor=0.1, width=0.2))
+    np.testing.assert_allclose(weights / weights[0], [1, 0.1 / 5.1, 0.1 / 0.6 / 2])
     assert weights.mean() == pytest.approx(1)
 
 
@@ -107,6 +108,24 @@ def test_release_predicts_and_decides_as_evaluated(data: Dataset, trained: Train
     with pytest.warns(match="trained on other kernels"):
         decided = baselines.choices(Learned(tmp_path / "model"), data)
     np.testing.assert_array_equal(chosen, decided)
+
+
+def test_a_release_is_reproduced_from_its_rows(data: Dataset, trained: Trained, tmp_path: Path) -> None:
+    releasing.write(trained, tmp_path / "model")
+    made = release.load(tmp_path / "model")
+    same = reproduction.reproduce(made, data)
+    assert (same.reproduced, same.same_trees, same.same_decisions) == (True, True, len(data))
+    assert same.digest == same.released_digest
+    flipped = replace(data, log2_ratio=-data.log2_ratio)
+    other = reproduction.reproduce(made, flipped, tune=False)
+    assert (other.reproduced, other.same_trees) == (False, False)
+    assert other.digest != other.released_digest
+
+
+def test_a_release_without_its_recipe_is_refused(data: Dataset, tmp_path: Path) -> None:
+    made = release.load(released.write(tmp_path / "model"))
+    with pytest.raises(ReleaseError, match=r"test cannot be trained again: .*KeyError"):
+        reproduction.reproduce(made, data)
 
 
 def test_fallback_outside_of_the_training_range(data: Dataset) -> None:

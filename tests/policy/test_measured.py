@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,22 @@ def test_takes_the_faster_and_remembers(tmp_path: Path, timed: list[ConvWorkload
     assert (first.lowering, first.source, first.log2_ratio) == ("int8", "measure", 1.0)
     assert first.reason == "measured int8 1000 us, int16 2000 us"
     assert timed == [WORKLOAD]
+
+
+def test_a_noisy_row_is_measured_again(
+    tmp_path: Path, timed: list[ConvWorkload], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = runner.measure
+    asked: list[tuple[int, float]] = []
+
+    def noisy(*arguments: Any, **options: Any) -> Measurement:
+        asked.append((options["about"].attempts, options["rules"].max_seconds))
+        return replace(measure(*arguments, **options), status="noisy")
+
+    monkeypatch.setattr(runner, "measure", noisy)
+    Measured(tmp_path, max_seconds=1.0).decide(WORKLOAD, profile())
+    assert asked == [(1, 1.0), (2, 2.0)]
+    assert [row.status for row in measurements(tmp_path)] == ["noisy"]
 
 
 @pytest.mark.parametrize("changes", [{"out_channels": 16}, {"threads": 2}])

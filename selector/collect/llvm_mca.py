@@ -41,6 +41,7 @@ _BROADCAST = re.compile(r"v(?:p?broadcast(?:[dq]|s[sd]))\s+(\S*\(\S*\)), (%[xyz]
 _SUSTAINED = {"znver3": 2.9}
 _VECTOR = re.compile(r"(?!v?mov|vp?broadcast)[a-z]\w*\s.*%[xyz]mm\d+$")  # neither loads nor copies, which renaming does
 
+_COPY = re.compile(r"(?:v?mov(?:dqa|dqu|ap[sd]|up[sd])\w*\s+%[xyz]mm\d+, %|f?mov\s+[dv]\d+[.\w]*, [dv]\d)")
 _JUMP = re.compile(r"\s+(?:j\w+|b|b\.\w+|cbn?z|tbn?z)\s+(?:\S+,\s*)*(\.LBB\w+)")
 
 
@@ -114,6 +115,11 @@ def hottest_loop(assembly: str) -> tuple[list[str], int]:
     if not macs:
         raise ModelUnavailable("the kernel has no loop whose products Selector can count")
     return loop, macs
+
+
+def without_copies(loop: list[str]) -> list[str]:
+    """The loop without copies of vector registers."""
+    return [line for line in loop if not _COPY.match(line)]
 
 
 def innermost_loops(assembly: str) -> list[list[str]]:

@@ -10,7 +10,7 @@ import pytest
 from selector import data, profiles, target
 from selector.collect import describe as module
 from selector.collect.describe import Specification, describe, find_specification, specifications
-from selector.collect.llvm_mca import ModelUnavailable, find_mca, hottest_loop, innermost_loops
+from selector.collect.llvm_mca import ModelUnavailable, find_mca, hottest_loop, innermost_loops, without_copies
 from selector.collect.row_kernels import usable_rows
 from selector.profiles import ProfileError, StoredProfile
 from selector.report.targets import ratios
@@ -96,6 +96,18 @@ def test_only_innermost_loops() -> None:
 def test_no_products(assembly: str) -> None:
     with pytest.raises(ModelUnavailable, match="no loop whose products"):
         hottest_loop(assembly)
+
+
+def test_copies_of_registers() -> None:
+    loop = ["vmovdqa	%ymm1, %ymm2", "movdqa	%xmm1, %xmm2", "fmov	d1, d2", "mov	v1.16b, v2.16b"]
+    kept = [
+        "vmovdqu	(%rsi), %ymm2",
+        "mov	x19, x6",
+        "fmov	d1, x2",
+        "vmovd	%eax, %xmm1",
+        "movq	%rax, %rbx",
+    ]
+    assert without_copies(loop + kept) == kept
 
 
 @needs_mca

@@ -99,6 +99,9 @@ def collect(
     max_seconds: Annotated[float, typer.Option(min=0.01, help="Longest time for timing a pair.")] = 0.5,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many rows.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Measure also what the dataset has already.")] = False,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Measure also what the dataset has only as an error.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print events on standard output, a JSON object each.")
     ] = False,
@@ -136,7 +139,9 @@ def collect(
     settings = campaign.Settings(Rules(width=width, max_seconds=max_seconds), workers, debug=debug)
     try:
         with Store.open(into) as store, _terminable():
-            finished = set() if again else store.finished()
+            finished: set[str] = set()
+            if not again:
+                finished = store.finished(("ok", "noisy")) if retry_errors else store.finished()
             tasks = pending(candidates, targets, finished, model, count)
             if remote:
                 tasks = [replace(task, links=remote.links[task.target_name]) for task in tasks]

@@ -25,6 +25,7 @@ from selector.collect.record import Measurement
 from selector.collect.runner import About, failed
 from selector.collect.worker import Task, WorkerSettings
 from selector.threads import host_cores
+from selector.workload import ConvWorkload
 
 _TASKS_OF_A_PROCESS = 1000  # then it is replaced, so that what leaks in it is returned
 _USELESS_POOLS = 3  # in a row that finished no task: then the run is given up
@@ -138,9 +139,9 @@ def collect(
 
     A pair that is too noisy is put back and timed again later.  A worker that crashes, hangs or is killed costs its
     task a row with status "error".  Devices fail for reasons of their own: a pair during which one is lost is tried
-    once more, on whichever is free.  Tasks that only devices which are gone could do wait until all others are done,
-    and become rows with status "error" if there is still none then.  KeyboardInterrupt ends the run early:
-    ``interrupted`` is set in the result.
+    once more, on whichever is free.  Tasks that only devices which are gone could do wait until all others are done; if
+    there is still none then, they become rows with status "error", or the "noisy" ones that they were.
+    KeyboardInterrupt ends the run early: ``interrupted`` is set in the result.
 
     The tasks are all for this machine, or all for devices.  Raises what ``sink.add`` raises; and CollectionStopped,
     where every device is gone too, so that the same run can go on later.
@@ -173,6 +174,7 @@ class _Run:
         self._postponed: list[Task] = []  # their devices are gone, and may come back
         self._links = {link for task in waiting for link in task.links}
         self._gone: dict[Link, NoDevice] = {}
+        self._noisy: dict[tuple[ConvWorkload, str], Measurement] = {}  # of pairs that are to be timed again
         self._last_chance = False
         self._sink = sink
         self._settings = settings
@@ -264,7 +266,8 @@ class _Run:
         if self._gone.keys() >= self._links:
             raise error
         if self._last_chance:
-            self._finish(task, self._failed(task, str(error)), lost=False)
+            noisy = self._noisy.get((task.workload, task.target_name))
+            self._finish(replace(task, attempt=self._settings.attempts), noisy or self._failed(task, str(error)))
         else:
             self._postponed.append(task)
 
@@ -274,10 +277,11 @@ class _Run:
         except RuntimeError as error:  # the pool noticed before this thread did that its processes are dead
             raise BrokenProcessPool(str(error)) from error
 
-    def _finish(self, task: Task, row: Measurement, *, lost: bool) -> None:
+    def _finish(self, task: Task, row: Measurement, *, lost: bool = False) -> None:
         again = None
         if row.status == "noisy" and task.attempt < self._settings.attempts:
             again = replace(task, attempt=task.attempt + 1)
+            self._noisy[task.workload, task.target_name] = row
         elif lost and task.links and not task.lost:
             again = replace(task, lost=True)
         if again is not None:

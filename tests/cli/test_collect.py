@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from selector.collect.active import active
+from selector.collect.host import describe_host
+from selector.collect.runner import About, failed
 from selector.collect.sources import from_samples
-from selector.collect.store import measurements, read
+from selector.collect.store import Store, measurements, read
 from selector.collect.tasks import ReleasedModel
 from selector.policy import release
 from selector.target import profile
@@ -37,6 +39,21 @@ def test_collects_and_goes_on(selector_command: Run, network: Path, tmp_path: Pa
     assert again.code == 0, again.err
     assert f"1 of 1 rows are in {tmp_path / 'rows'} already" in again.err
     assert "0 rows in" in again.out
+
+
+def test_errors_are_measured_again_on_demand(selector_command: Run, tmp_path: Path) -> None:
+    arguments = ["collect", "--samples", 1, "--threads", 1, "--target", "native", "--max-seconds", 0.05]
+    arguments += ["--workers", 1, "--into", tmp_path]
+    (candidate,) = from_samples(1, 0, [1])
+    name = profile("native").name
+    with Store.open(tmp_path) as store:
+        store.add(failed(candidate.workload, name, describe_host(), "the device went", About()))
+    outcome = selector_command(*arguments)
+    assert outcome.code == 0, outcome.err
+    assert "0 rows in" in outcome.out
+    outcome = selector_command(*arguments, "--retry-errors")
+    assert outcome.code == 0, outcome.err
+    assert "1 rows in" in outcome.out
 
 
 def test_a_model_says_what_to_collect(selector_command: Run, tmp_path: Path) -> None:

@@ -38,10 +38,11 @@ class Machine:
     def clock(self, row: dot.Dot, plain: dot.Dot) -> float:
         """Cycles of the templates' models a second, when they run on ``row``.
 
-        Never more than with ``plain``, a row that leaves its operands as they are: a loop that touches registers only
-        does once what a kernel does to every operand, such as widening weights, and shows it for free.
+        From the rate of its inner loop, loads included, and never more than with ``plain``, a row that leaves its
+        operands as they are: what a kernel does to every operand, such as widening weights, the models of the templates
+        count no second time.
         """
-        return min(self.rate(each) / (_MODEL_ISSUE * each.rate()) for each in (row, plain))
+        return min(self.loop_rate(each) / (_MODEL_ISSUE * each.rate()) for each in (row, plain))
 
     def loop_rate(self, row: dot.Dot) -> float:
         """The same for an inner loop with its loads."""

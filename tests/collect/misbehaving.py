@@ -16,14 +16,15 @@ from selector.collect import worker
 from selector.collect.campaign import Event, Settings, collect
 from selector.collect.device import LocalDevice
 from selector.collect.host import describe_host
+from selector.collect.link import NoDevice
 from selector.collect.record import Measurement, measurement_key
 from selector.collect.runner import About
 from selector.collect.store import Store
 from selector.collect.worker import Task
-from selector.target import TargetProfile
+from selector.target import TargetProfile, profile
 from selector.workload import ConvWorkload
 
-GOOD, CRASHES, HANGS, ALLOCATES, RAISES, NOISY_ONCE, NOISY, EXITS = range(1, 9)
+GOOD, CRASHES, HANGS, ALLOCATES, RAISES, NOISY_ONCE, NOISY, EXITS, GONE = range(1, 10)
 
 
 def task(behaviour: int, size: int = 4) -> Task:
@@ -66,6 +67,14 @@ def _measure(
         timestamp=time.time(),
         run=about.run,
     )
+
+
+def lose_device(task: Task) -> Measurement:
+    """Good and noisy rows; but no device for what is timed again."""
+    if task.workload.out_channels == GONE or task.attempt > 1:
+        raise NoDevice("no device any more")
+    about = About(task.networks, task.attempt)
+    return _measure(task.workload, profile(task.target), LocalDevice(), target_name=task.target_name, about=about)
 
 
 def main(folder: str, count: str) -> None:

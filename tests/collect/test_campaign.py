@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -14,17 +15,20 @@ import pytest
 
 from selector.collect.campaign import Event, Progress, Settings, collect
 from selector.collect.journal import StoreFull
+from selector.collect.link import Link
 from selector.collect.record import Measurement
 from selector.collect.store import read
 from tests.collect.misbehaving import (
     ALLOCATES,
     CRASHES,
     EXITS,
+    GONE,
     GOOD,
     HANGS,
     NOISY,
     NOISY_ONCE,
     RAISES,
+    lose_device,
     misbehave,
     task,
 )
@@ -69,6 +73,20 @@ def test_what_goes_wrong_costs_one_row_each() -> None:
     retry = next(event.to_dict() for event in events if event.kind == "retry")
     assert (retry["event"], retry["status"], retry["log2_ratio"]) == ("retry", "noisy", 0.5)
     assert events[-1].to_dict()["rows_per_minute"] > 0
+
+
+def test_a_device_that_goes_while_others_stay() -> None:
+    """Its tasks become errors at the end, unless there is a noisy measurement."""
+    rows = Rows()
+    going, staying = (Link("nowhere", 1, key, wait_seconds=0) for key in ("going", "staying"))
+    tasks = [replace(task(behaviour), links=(going,)) for behaviour in (NOISY, GONE)]
+    tasks += [replace(task(GOOD, size), links=(staying,)) for size in (1, 2)]
+    progress = collect(tasks, rows, Settings(workers=1), measure=lose_device)
+    assert (progress.done, progress.retries) == (4, 1)
+    found = {row.workload.out_channels: row for row in rows}
+    assert [found[behaviour].status for behaviour in (GOOD, NOISY, GONE)] == ["ok", "noisy", "error"]
+    assert found[NOISY].attempts == 1
+    assert (found[GONE].error, found[GONE].host.device) == ("no device any more", "going")
 
 
 @pytest.mark.parametrize("error", [StoreFull("no space left"), KeyboardInterrupt()], ids=["disk full", "Ctrl-C"])

@@ -4,24 +4,37 @@ A dot instruction wants ``depth`` products of one output next to each other in m
 other channels.  So ``depth`` rows of the input are interleaved, channel by channel, into scratch memory small enough
 for L1 (``[row group][column][channel][depth]``); one instruction then handles ``depth`` rows of the kernel, and with
 stride 1 several output rows share the same interleaved rows, each with the kernel rows shifted inside its weights.
-Padding, sign shift or widening happen in the same pass.  All taps of a tile are unrolled; the accumulators never leave
-their registers.
+Padding, sign shift or widening happen in the same pass.  The accumulators of a tile never leave their registers.  All
+its taps are unrolled where weights are operands in memory; elsewhere a loop over the columns of the kernel loads them.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
+from selector.lowering.depthwise_layout import Layout, columns_read, readers
 from selector.lowering.dot import Dot
-from selector.lowering.interleave import RowPlan, interleave, pack
+from selector.lowering.interleave import interleave, pack
 from selector.lowering.kernel import Kernel
 from selector.lowering.operands import Operands
 from selector.lowering.prepare import convert
 from selector.lowering.requantize import Epilogue, Order
-from selector.lowering.tir import Expr, Registers, T, branch, const, function, load, loop, otherwise, splat, store
+from selector.lowering.tir import (
+    Expr,
+    Registers,
+    T,
+    branch,
+    const,
+    function,
+    load,
+    loop,
+    opaque,
+    otherwise,
+    splat,
+    store,
+)
 from selector.target import TargetProfile
 from selector.workload import ConvConstants, ConvWorkload
 
@@ -54,40 +67,6 @@ def build(
     return Kernel(name, func, (*kernel.constants(), *kernel.epilogue.constants), "depthwise", row.name)
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How channels and rows are divided."""
-
-    plan: RowPlan
-    chunk: int  # channels handled at once
-    piece: int  # channels interleaved at once
-    in_lane: bool  # whether channels stay where 128-bit unpacking leaves them
-    vectors: int  # vectors of channels of a tile
-    columns: int  # output columns of a tile
-
-    @classmethod
-    def of(cls, workload: ConvWorkload, row: Dot, target: TargetProfile, *, term2: bool) -> Layout:
-        """The layout of a convolution on one dot instruction, with or without Term2."""
-        plan = RowPlan.of(workload, row.depth)
-        chunk = _chunk(workload.out_channels, row.lanes, target.vector_bits // 8)
-        piece = min(chunk, target.vector_bits // (16 if row.data_dtype == "int16" else 8))
-        # The packs of the epilogue undo what unpacking inside 128 bits does to the order.
-        wide = row.lanes == 8 and row.depth > 1 and piece == row.lanes * row.depth
-        in_lane = wide and workload.out_dtype in ("uint8", "int8") and target.arch == "x86_64" and not term2
-        vectors = row.depth if in_lane else 2 if chunk % (2 * row.lanes) == 0 and not term2 else 1
-        # As many accumulators as leave room for data, constants, and weights, which x86 takes from memory.
-        registers = target.vector_registers - (4 if target.arch == "x86_64" else 12) - row.ones
-        columns = max(1, registers // (plan.out_rows * vectors * (2 if term2 else 1)))
-        return cls(plan, chunk, piece, in_lane, vectors, columns)
-
-
-def _chunk(channels: int, lanes: int, vector_bytes: int) -> int:
-    """Channels handled at once: the size that covers all channels with the least overlap, larger first."""
-    largest = max(vector_bytes, lanes)
-    sizes = [largest >> i for i in range(8) if largest >> i >= lanes and largest >> i <= channels]
-    return min(sizes or [lanes], key=lambda size: (math.ceil(channels / size) * size, -size))
-
-
 class _Depthwise:
     """State shared by the parts of one kernel's code."""
 
@@ -107,6 +86,7 @@ class _Depthwise:
         layout = Layout.of(workload, row, target, term2=operands.has_term2)
         self.plan, self.chunk, self.piece = layout.plan, layout.chunk, layout.piece
         self.in_lane, self.vectors, self.columns = layout.in_lane, layout.vectors, layout.columns
+        self.memory_operands = layout.memory_operands
         self.multiplier = workload.group_out_channels
         self.element_bytes = np.dtype(row.data_dtype).itemsize
         self.order = self._order()
@@ -308,34 +288,16 @@ class _Depthwise:
         chunk_offset: Expr,
         scratch: Expr,
     ) -> None:
-        work, plan, row = self.work, self.plan, self.row
-        lanes, depth, vectors = row.lanes, row.depth, self.vectors
-        packed = lanes * depth
+        work, plan, lanes, vectors = self.work, self.plan, self.row.lanes, self.vectors
+        if not self.memory_operands:
+            position = opaque(position, self.out)
         outputs = width * plan.out_rows * vectors
         accumulators = [Registers(outputs, "int32", lanes) for _ in self.weights]
         for acc, total in enumerate(accumulators):
             for i in range(outputs):
                 bias = self.epilogue.start((position + i % vectors) * lanes)
                 total[i] = bias if acc == 0 else const(0, "int32", lanes)
-        used = [plan.used(g) for g in range(plan.out_rows)]
-        base = T.Bind(first_column * (work.stride[1] * self.chunk * depth) + chunk_offset * depth)
-        ones = row.constant()
-        taps = work.kernel_width * plan.out_rows * plan.groups * packed
-        weight_base = T.Bind(position * taps)
-        for group in range(plan.groups):
-            for column in self._columns_read(width):
-                for j in range(vectors):
-                    start = (group * self.width + column) * self.chunk * depth + j * packed
-                    x = T.Bind(load(scratch, base + start, packed))
-                    for i, kernel_column in self._readers(column, width):
-                        for g in range(plan.out_rows):
-                            if group not in used[g]:
-                                continue
-                            tap = ((kernel_column * plan.out_rows + g) * plan.groups + group) * packed
-                            slot = (i * plan.out_rows + g) * vectors + j
-                            for weights, total in zip(self.weights, accumulators, strict=True):
-                                w = load(weights, weight_base + j * taps + tap, packed)
-                                total[slot] = row.emit(row, total[slot], [x], [w], ones)
+        self._products(accumulators, first_column, width, position, chunk_offset, scratch)
         for i in range(width):
             for g in range(plan.out_rows):
                 slots = [(i * plan.out_rows + g) * vectors + j for j in range(vectors)]
@@ -348,18 +310,55 @@ class _Depthwise:
                     [accumulators[1][slot] for slot in slots] if self.operands.has_term2 else None,
                 )
 
-    def _columns_read(self, width: int) -> list[int]:
-        """Scratch columns, from the tile's first, that a tile of ``width`` outputs reads."""
-        work = self.work
-        reads = {i * work.stride[1] + k * work.dilation[1] for i in range(width) for k in range(work.kernel_width)}
-        return sorted(reads)
+    def _products(
+        self,
+        accumulators: list[Registers],
+        first_column: Expr,
+        width: int,
+        position: Expr,
+        chunk_offset: Expr,
+        scratch: Expr,
+    ) -> None:
+        """All products of a tile."""
+        work, plan, row = self.work, self.plan, self.row
+        depth, vectors, packed = row.depth, self.vectors, row.lanes * row.depth
+        base = T.Bind(first_column * (work.stride[1] * self.chunk * depth) + chunk_offset * depth)
+        ones = row.constant()
+        taps = work.kernel_width * plan.out_rows * plan.groups * packed
+        weight_base = T.Bind(position * taps)
 
-    def _readers(self, column: int, width: int) -> list[tuple[int, int]]:
-        """(output of the tile, kernel column) pairs that read a scratch column."""
-        work = self.work
-        return [
-            (i, k)
-            for i in range(width)
-            for k in range(work.kernel_width)
-            if i * work.stride[1] + k * work.dilation[1] == column
-        ]
+        def data(group: int, column: Expr, j: int) -> Expr:
+            start = (group * self.width + column) * self.chunk * depth + j * packed
+            return T.Bind(load(scratch, base + start, packed))
+
+        def taps_of(group: int, k: Expr, g: int, j: int) -> list[Expr]:
+            alike = (g, group) if self.memory_operands else plan.first_alike(g, group)  # loaded once for all
+            tap = ((k * plan.out_rows + alike[0]) * plan.groups + alike[1]) * packed
+            return [load(buffer, weight_base + j * taps + tap, packed) for buffer in self.weights]
+
+        def multiply(x: Expr, w: list[Expr], i: int, g: int, j: int) -> None:
+            slot = (i * plan.out_rows + g) * vectors + j
+            for total, values in zip(accumulators, w, strict=True):
+                total[slot] = row.emit(row, total[slot], [x], [values], ones)
+
+        rows_of = [[g for g in range(plan.out_rows) if group in plan.used(g)] for group in range(plan.groups)]
+
+        def kernel_column(k: Expr) -> None:
+            for group, rows in enumerate(rows_of):
+                for j in range(vectors):
+                    w = {g: [T.Bind(value) for value in taps_of(group, k, g, j)] for g in rows}
+                    for i in range(width):
+                        x = data(group, k * work.dilation[1] + i * work.stride[1], j)
+                        for g in rows:
+                            multiply(x, w[g], i, g, j)
+
+        if not self.memory_operands:  # unrolled, they would all be hoisted out of the loop over tiles, onto the stack
+            loop(work.kernel_width, kernel_column, step=opaque(1, self.out))
+            return
+        for group, rows in enumerate(rows_of):
+            for column in columns_read(work, width):
+                for j in range(vectors):
+                    x = data(group, column, j)
+                    for i, k in readers(work, column, width):
+                        for g in rows:
+                            multiply(x, taps_of(group, k, g, j), i, g, j)

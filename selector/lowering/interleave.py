@@ -38,6 +38,16 @@ class RowPlan:
         tap = group * self.depth + d - (out_row * self.stride if self.spacing == 1 else 0)
         return tap if 0 <= tap < self.kernel else None
 
+    def first_alike(self, out_row: int, group: int) -> tuple[int, int]:
+        """The first output row, and its group, with the same kernel rows in the same places."""
+        taps = [self.tap(out_row, group, d) for d in range(self.depth)]
+        return next(
+            (g, other)
+            for g in range(self.out_rows)
+            for other in range(self.groups)
+            if [self.tap(g, other, d) for d in range(self.depth)] == taps
+        )
+
     def used(self, out_row: int) -> list[int]:
         """Groups that an output row needs."""
         return [

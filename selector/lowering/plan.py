@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, replace
 
 from selector.lowering import conv, depthwise, dot, int8, int16, tiling, winograd
+from selector.lowering.depthwise_layout import Layout
 from selector.lowering.interleave import INTERLEAVE_UOPS
 from selector.lowering.prepare import Band
 from selector.lowering.scheme import Scheme
@@ -162,7 +163,7 @@ def _winograd(workload: ConvWorkload, scheme: Scheme, row: dot.Dot, target: Targ
 
 def _depthwise(workload: ConvWorkload, row: dot.Dot, target: TargetProfile, *, term2: bool) -> Plan:
     work = workload
-    layout = depthwise.Layout.of(work, row, target, term2=term2)
+    layout = Layout.of(work, row, target, term2=term2)
     rows = layout.plan
     padded = math.ceil(work.out_channels / layout.chunk) * layout.chunk
     columns = work.in_width + work.padding[1] + work.padding[3]

@@ -36,6 +36,21 @@ def store(buffer: Expr, start: Expr, value: Expr, lanes: int) -> None:
     T.buffer_store(buffer, value, [span(start, lanes)])
 
 
+def opaque(value: Expr, buffer: Expr) -> Expr:
+    """The int32 value, of which LLVM does not know what it is; costs no instruction.  ``buffer``: any.
+
+    As an index it keeps loads in the loop that they are written in, as a step it keeps a loop from being unrolled: LLVM
+    hoists and unrolls regardless of how many registers there are, and keeps the rest on the stack.
+    """
+    name, pointer = T.llvm_lookup_intrinsic_id("llvm.annotation"), T.address_of(buffer[0])
+
+    def annotated(operand: Expr) -> Expr:
+        return T.call_llvm_intrin(name, T.int32(0) + operand, pointer, pointer, T.int32(0), dtype="int32")
+
+    # Loop analyses see through one annotation, but not through the bits of two.
+    return T.Bind(T.bitwise_and(T.Bind(annotated(value)), T.Bind(annotated(-1))))
+
+
 def splat(value: Expr, lanes: int) -> Expr:
     """The scalar in every lane."""
     return value if lanes == 1 else T.broadcast(value, lanes)
@@ -68,12 +83,12 @@ def pick(vectors: list[Expr], lanes: list[int]) -> Expr:
     return tirx.Shuffle(vectors, [tirx.IntImm("int32", lane) for lane in lanes])
 
 
-def loop(extent: int, body: Callable[[Expr], None], *, parallel: bool = False) -> None:
-    """``for i in range(extent): body(i)``; no loop at all where the extent is one."""
+def loop(extent: int, body: Callable[[Expr], None], *, parallel: bool = False, step: Expr = None) -> None:
+    """``for i in range(0, extent, step): body(i)``, the step 1 if not given; no loop at all where the extent is one."""
     if extent == 1:
         body(0)
     elif extent > 1:
-        with T.parallel(extent) if parallel else T.serial(extent) as i:
+        with T.parallel(extent) if parallel else T.serial(extent, step=step) as i:
             body(i)
 
 

@@ -1,0 +1,69 @@
+"""How the depthwise template divides a convolution: rows, chunks of channels, and the register tile."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from selector.lowering.dot import Dot
+from selector.lowering.interleave import RowPlan
+from selector.target import TargetProfile
+from selector.workload import ConvWorkload
+
+_EPILOGUE_REGISTERS = 4  # for its constants, where they are loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How channels and rows are divided."""
+
+    plan: RowPlan
+    chunk: int  # channels handled at once
+    piece: int  # channels interleaved at once
+    in_lane: bool  # whether channels stay where 128-bit unpacking leaves them
+    memory_operands: bool  # whether weights are operands in memory, not loaded into registers
+    vectors: int  # vectors of channels of a tile
+    columns: int  # output columns of a tile
+
+    @classmethod
+    def of(cls, workload: ConvWorkload, row: Dot, target: TargetProfile, *, term2: bool) -> Layout:
+        """The layout of a convolution on one dot instruction, with or without Term2."""
+        plan = RowPlan.of(workload, row.depth)
+        chunk = _chunk(workload.out_channels, row.lanes, target.vector_bits // 8)
+        piece = min(chunk, target.vector_bits // (16 if row.data_dtype == "int16" else 8))
+        # The packs of the epilogue undo what unpacking inside 128 bits does to the order.
+        wide = row.lanes == 8 and row.depth > 1 and piece == row.lanes * row.depth
+        in_lane = wide and workload.out_dtype in ("uint8", "int8") and target.arch == "x86_64" and not term2
+        vectors = row.depth if in_lane else 2 if chunk % (2 * row.lanes) == 0 and not term2 else 1
+        accumulators = plan.out_rows * vectors * (2 if term2 else 1)  # of one column
+        memory_operands = target.arch == "x86_64"
+        if memory_operands:
+            # As many accumulators as leave room for data and constants.
+            columns = (target.vector_registers - 4 - row.ones) // accumulators
+        else:
+            # Beside the accumulators a group's weights, and data.
+            weights = max(
+                len([g for g in range(plan.out_rows) if group in plan.used(g)]) for group in range(plan.groups)
+            )
+            spare = (row.temporaries + weights) * (2 if term2 else 1) + 1 + _EPILOGUE_REGISTERS
+            columns = (target.vector_registers - spare) // accumulators
+        return cls(plan, chunk, piece, in_lane, memory_operands, vectors, max(1, columns))
+
+
+def columns_read(workload: ConvWorkload, width: int) -> list[int]:
+    """Columns of the data, from a tile's first, that a tile of ``width`` columns reads."""
+    stride, dilation = workload.stride[1], workload.dilation[1]
+    return sorted({i * stride + k * dilation for i in range(width) for k in range(workload.kernel_width)})
+
+
+def readers(workload: ConvWorkload, column: int, width: int) -> list[tuple[int, int]]:
+    """(column of the tile, kernel column) pairs that read a column of the data."""
+    stride, dilation = workload.stride[1], workload.dilation[1]
+    return [(i, k) for i in range(width) for k in range(workload.kernel_width) if i * stride + k * dilation == column]
+
+
+def _chunk(channels: int, lanes: int, vector_bytes: int) -> int:
+    """Channels handled at once: the size that covers all channels with the least overlap, larger first."""
+    largest = max(vector_bytes, lanes)
+    sizes = [largest >> i for i in range(8) if largest >> i >= lanes and largest >> i <= channels]
+    return min(sizes or [lanes], key=lambda size: (math.ceil(channels / size) * size, -size))

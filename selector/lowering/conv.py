@@ -19,7 +19,7 @@ from selector.lowering.dot import Dot
 from selector.lowering.kernel import Kernel
 from selector.lowering.operands import Operands
 from selector.lowering.prepare import Band
-from selector.lowering.register_tile import RegisterTile
+from selector.lowering.register_tile import register_tile
 from selector.lowering.requantize import Epilogue, channel_order
 from selector.lowering.tiling import choose_tile, flatten, merges, reads_in_place, reduction
 from selector.lowering.tir import (
@@ -224,7 +224,7 @@ class _Direct:
         sums: Expr | None,
     ) -> None:
         row, vectors = self.row, self.tile.vectors
-        tile = RegisterTile(row, width, vectors)
+        tile = register_tile(row, width, vectors)
         for j in range(vectors):
             bias = self.epilogue.start(block * self.block + j * row.lanes)
             for i in range(width):

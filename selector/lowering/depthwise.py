@@ -49,8 +49,8 @@ def takes(workload: ConvWorkload) -> bool:
 
 
 def fits(workload: ConvWorkload, row: Dot) -> bool:
-    """Whether the channels fill one vector of the row."""
-    return row.lanes <= workload.out_channels
+    """Whether the channels fill one vector of the row, and each of its lanes is a channel."""
+    return row.lanes <= workload.out_channels and row.pixels == 1
 
 
 def build(

@@ -3,11 +3,15 @@
 A row takes ``groups`` vectors of data and of weights, each ``lanes * depth`` elements; lane ``l`` of the int32
 accumulator gets the sum over ``d`` of ``x[l * depth + d] * w[l * depth + d]`` for every group.  The kernels broadcast
 the same ``depth`` data elements to every lane and give each lane the weights of another output channel.
+
+A row of two ``pixels`` multiplies matrices: ``depth`` data elements of each of two pixels by the weights of half of the
+channels, ``lanes / 2``, into an accumulator ``[pixel][channel]``.  Two such products are what one of another row is.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -34,12 +38,13 @@ class Dot:
     lanes: int  # int32 results
     depth: int  # products a lane and group
     groups: int  # vectors of each operand a step
-    uops: float  # vector instructions of one step; those that only half of a core's pipes take count twice
+    uops: float  # vector instructions of one pixel's step; those that only half of a core's pipes take count twice
     setup_uops: float  # vector instructions once per loaded group of data
     emit: Emit
     ones: bool = False  # whether ``emit`` multiplies words by one, a constant worth a register
     temporaries: int = 1  # registers for products on their way to the accumulator
     by_lane: bool = False  # whether products take one lane of their data: groups are independent and share its load
+    pixels: int = 1  # that one product takes, each with its part of the channels
     safe: Callable[[WeightFacts], bool] = lambda facts: True  # proof that no intermediate saturates
 
     @property
@@ -47,13 +52,22 @@ class Dot:
         """Elements of the reduction that one step consumes."""
         return self.depth * self.groups
 
+    @property
+    def packed(self) -> int:
+        """Elements of one vector of data or weights."""
+        return self.lanes * self.depth // self.pixels
+
     def rate(self) -> float:
         """Multiply-accumulates of one vector instruction; what rows of one CPU are ordered by."""
         return self.lanes * self.step / self.uops
 
     def loads(self, pixels: float, vectors: float) -> float:
         """Vector loads of one step of a register tile."""
-        return pixels * (1 if self.by_lane else self.groups) + vectors * self.groups
+        return pixels * (1 if self.by_lane else self.groups) + vectors * self.groups * self.pixels
+
+    def whole(self, pixels: float) -> float:
+        """So many pixels and those that a product takes in vain beside them."""
+        return pixels if self.pixels == 1 else math.ceil(pixels / self.pixels) * self.pixels
 
     def at_most(self, groups: int) -> Dot | None:
         """The row with at most so many groups; None where it needs more."""
@@ -80,6 +94,11 @@ class Dot:
             return [T.Bind(self._repeat(self._word(load(buffer, start + offset, self.depth)))) for offset in offsets]
         words = T.Bind(self._word(load(buffer, start, self.step), self.groups))
         return [T.Bind(self._repeat(pick([words], [group]))) for group in range(self.groups)]
+
+    def data_of_both(self, buffer: Expr, first: Expr, second: Expr) -> Expr:
+        """``depth`` elements of ``buffer`` from each of two starts on: the data of a row of two pixels."""
+        rows = [load(buffer, start, self.depth) for start in (first, second)]
+        return T.Bind(pick(rows, list(range(2 * self.depth))))
 
     def _word(self, values: Expr, count: int = 1) -> Expr:
         """``count * depth`` elements as ``count`` integers."""
@@ -141,6 +160,11 @@ def _neon_dot(row: Dot, acc: Expr, x: list[Expr], w: list[Expr], ones: Expr) -> 
         name, *operands = ("usdot", data, weights) if row.data_dtype == "uint8" else ("sdot", weights, data)
         acc = intrinsic(f"llvm.aarch64.neon.{name}", vector("int32", row.lanes), acc, *operands)
     return acc
+
+
+def _neon_matrix(row: Dot, acc: Expr, x: list[Expr], w: list[Expr], ones: Expr) -> Expr:
+    name = "usmmla" if row.data_dtype == "uint8" else "smmla"
+    return intrinsic(f"llvm.aarch64.neon.{name}", vector("int32", row.lanes), acc, x[0], w[0])
 
 
 _MADD_WORDS = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
@@ -244,8 +268,13 @@ def _neon_rows() -> list[Dot]:
     row = functools.partial(Dot, arch="aarch64", lanes=4)
     byte = functools.partial(row, lowering="int8", data_dtype="int8", weight_dtype="int8")
     dots = functools.partial(byte, depth=4, groups=2, uops=2, setup_uops=0, emit=_neon_dot, temporaries=2, by_lane=True)
+    matrix = functools.partial(byte, features=("i8mm",), depth=8, groups=1, uops=1, emit=_neon_matrix, pixels=2)
+    # Half an instruction a pixel puts the data of two into one vector.
+    matrix = functools.partial(matrix, setup_uops=0.5, temporaries=2)
     pairs = functools.partial(byte, features=("neon",), depth=2, setup_uops=1, emit=_smull_sadalp)
     return [
+        matrix("neon_usmmla", data_dtype="uint8"),
+        matrix("neon_smmla"),
         dots("neon_usdot", features=("i8mm",), data_dtype="uint8"),
         dots("neon_sdot", features=("dotprod",)),
         # Two products of bytes fit int16 unless all four factors are -128.  Accumulating overlaps with multiplying.

@@ -18,7 +18,7 @@ def peak_function(row: Dot, iterations: int) -> tirx.PrimFunc:
     """
 
     def body(words: Expr) -> None:
-        packed = row.lanes * row.depth
+        packed = row.packed
         acc = Registers(CHAINS, "int32", row.lanes)
         for i in range(CHAINS):
             acc[i] = load(words, i, row.lanes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from selector.lowering.dot import Dot
-from selector.lowering.tir import Expr, Registers, T, load, prefetch
+from selector.lowering.tir import Expr, Registers, T, load, pick, prefetch
 from selector.target import TargetProfile
 
 
@@ -14,8 +14,8 @@ def tile_shapes(row: Dot, target: TargetProfile) -> list[tuple[int, int]]:
         if row.by_lane:  # one group after the other, the data of all pixels at hand: in one half of the registers
             most, data, spare = 8, 1, row.temporaries + vectors
         else:
-            most, data, spare = 12, 0, row.temporaries + (vectors + 1) * row.groups + row.ones
-        pixels = (target.vector_registers - spare) // (vectors + data)
+            most, data, spare = 12, 0, row.temporaries + (vectors * row.pixels + 1) * row.groups + row.ones
+        pixels = (target.vector_registers - spare) // (vectors + data) // row.pixels * row.pixels
         if pixels >= 1:
             shapes.append((min(pixels, most), vectors))
     return shapes
@@ -26,7 +26,7 @@ class RegisterTile:
 
     def __init__(self, row: Dot, pixels: int, vectors: int) -> None:
         self.row, self.pixels, self.vectors = row, pixels, vectors
-        self._acc = Registers(pixels * vectors, "int32", row.lanes)
+        self._acc = Registers(int(row.whole(pixels)) * vectors, "int32", row.lanes)
         self._ones = row.constant()
 
     @property
@@ -70,3 +70,42 @@ class RegisterTile:
             x = row.data(data, start)
             for j in range(self.vectors):
                 self[i, j] = row.emit(row, self[i, j], x, w[j], self._ones)
+
+
+class _PairTile(RegisterTile):
+    """The tile of a row of two pixels: an accumulator holds half of a vector's channels for each of them.
+
+    A last pixel without another is multiplied twice.
+    """
+
+    def __getitem__(self, position: tuple[int, int]) -> Expr:
+        slots, first = self._slots(*position)
+        return pick([self._acc[slot] for slot in slots], [half + first + i for half in (0, 4) for i in (0, 1)])
+
+    def __setitem__(self, position: tuple[int, int], value: Expr) -> None:
+        slots, first = self._slots(*position)
+        for half, slot in enumerate(slots):
+            lanes = list(range(4))
+            lanes[first : first + 2] = [4 + 2 * half, 5 + 2 * half]
+            self._acc[slot] = pick([self._acc[slot], value], lanes)
+
+    def _slots(self, pixel: int, vector: int) -> tuple[tuple[int, int], int]:
+        """Both accumulators of a pixel's vector of channels, and where the pixel's lanes begin in them."""
+        slot = (pixel // 2 * self.vectors + vector) * 2
+        return (slot, slot + 1), pixel % 2 * 2
+
+    def step(self, data: Expr, starts: list[Expr], weight: Expr, weight_start: Expr, ahead: int = 0) -> None:
+        """As that of RegisterTile; ``ahead`` is not for this one."""
+        assert not ahead
+        row, count = self.row, self.vectors * 2
+        w = [T.Bind(load(weight, weight_start + i * row.packed, row.packed)) for i in range(count)]
+        for pixel in range(0, self.pixels, 2):
+            x = row.data_of_both(data, starts[pixel], starts[min(pixel + 1, self.pixels - 1)])
+            for i in range(count):
+                slot = pixel * self.vectors + i
+                self._acc[slot] = row.emit(row, self._acc[slot], [x], [w[i]], self._ones)
+
+
+def register_tile(row: Dot, pixels: int, vectors: int) -> RegisterTile:
+    """``pixels × vectors`` accumulators, whatever the row makes of them."""
+    return (RegisterTile if row.pixels == 1 else _PairTile)(row, pixels, vectors)

@@ -69,7 +69,7 @@ def _costs(workload: ConvWorkload, row: Dot, target: TargetProfile) -> dict[tupl
     def cycles(pixels: int, vectors: int) -> float:
         blocks = workload.groups * math.ceil(out_channels / (vectors * row.lanes))
         tiles = math.ceil(total / pixels)
-        width = total / tiles
+        width = row.whole(total / tiles)
         vector_ops = width * (vectors * row.uops + row.setup_uops * row.groups)
         loads = row.loads(width, vectors)
         step = max(vector_ops / 4, loads / 2, row.uops + 1) + loads / 8  # loads are never quite free

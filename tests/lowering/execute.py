@@ -26,6 +26,7 @@ X86 = target.profile("native").arch == "x86_64"
 PORTABLE = "portable"  # native code without the CPU's own dot instructions
 EMULATED = tuple(emulate.CPUS)
 LEVELS = ("native", *(("x86-64", "x86-64-v2", "x86-64-v3") if X86 else ()), PORTABLE)
+Call = tuple[str, Sequence[np.ndarray], np.ndarray]  # function, inputs, an array like the output
 _LINE = 64  # bytes: what TVM aligns tensors to; reading the rest of a line cannot fault
 _SENTINEL = 0xA5
 
@@ -73,27 +74,36 @@ def assembly(executable: Any) -> str:
 
 def run(executable: Any, index: int, kernel: Kernel, case: Case) -> np.ndarray:
     """Output (N, OH, OW, O) of function ``k<index>``; fails if it wrote next to its output."""
-    work = case.workload
-    shape = (work.batch, work.out_height, work.out_width, work.out_channels)
-    inputs = [_Guarded.of(array.reshape(-1)) for array in (case.data, *kernel.constants)]
-    out = _Guarded(int(np.prod(shape)), np.dtype(work.out_dtype))
-    executable[f"k{index}"](*[tvm.runtime.from_dlpack(block.array) for block in (*inputs, out)])
-    assert out.intact(), f"{kernel.name} wrote outside of its output: {work}"
-    for block in inputs:
-        assert block.intact()
-    return out.array.reshape(shape).copy()
+    return _call_here(executable, *_call(index, kernel, case))
 
 
 def run_all(executable: Any, kernels: Sequence[Kernel], cases: Sequence[Case], target_name: str) -> list[np.ndarray]:
     """Outputs of all functions of ``compile_kernels``, one case each, emulated where the target is."""
-    if target_name not in EMULATED:
-        return [run(executable, i, *pair) for i, pair in enumerate(zip(kernels, cases, strict=True))]
-    calls = []
-    for i, (kernel, case) in enumerate(zip(kernels, cases, strict=True)):
-        work = case.workload
-        shape = (work.batch, work.out_height, work.out_width, work.out_channels)
-        calls.append((f"k{i}", [case.data, *kernel.constants], np.empty(shape, work.out_dtype)))
-    return emulate.run(executable, calls, target_name)
+    calls = [_call(i, *pair) for i, pair in enumerate(zip(kernels, cases, strict=True))]
+    return call_all(executable, calls, target_name)
+
+
+def call_all(executable: Any, calls: Sequence[Call], target_name: str) -> list[np.ndarray]:
+    """Outputs of ``calls``, emulated where the target is."""
+    if target_name in EMULATED:
+        return emulate.run(executable, calls, target_name)
+    return [_call_here(executable, *call) for call in calls]
+
+
+def _call(index: int, kernel: Kernel, case: Case) -> Call:
+    work = case.workload
+    shape = (work.batch, work.out_height, work.out_width, work.out_channels)
+    return f"k{index}", [case.data, *kernel.constants], np.empty(shape, work.out_dtype)
+
+
+def _call_here(executable: Any, function: str, inputs: Sequence[np.ndarray], like: np.ndarray) -> np.ndarray:
+    blocks = [_Guarded.of(array.reshape(-1)) for array in inputs]
+    out = _Guarded(like.size, like.dtype)
+    executable[function](*[tvm.runtime.from_dlpack(block.array) for block in (*blocks, out)])
+    assert out.intact(), f"{function} wrote outside of its output"
+    for block in blocks:
+        assert block.intact()
+    return out.array.reshape(like.shape).copy()
 
 
 class _Guarded:

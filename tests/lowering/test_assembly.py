@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import tvm
@@ -43,7 +44,40 @@ CROSS = [  # (CPU, row, lowering, weights, instruction of which there is one a p
     ("cortex-a72", "neon_smlal_sadalp", "int8", "symmetric", "smlal|smull"),
     ("cortex-a72", "neon_smull_sadalp", "int8", "extreme", "smull"),
     ("neoverse-n1", "neon_sdot", "int8", "full", r"sdot\s.*\.4b\[\d\]"),
-    ("neoverse-v1", "neon_usdot", "int8", "full", r"sudot\s.*\.4b\[\d\]"),
+    ("neoverse-v1", "neon_usmmla", "int8", "full", "usmmla"),
+]
+
+NEON = ("cortex-a53", "cortex-a72", "neoverse-n1", "neoverse-v1")
+NEON_PRODUCTS = r"smlal|smull|(us|s)dot"
+
+
+def depthwise(kernel: int, stride: int) -> ConvWorkload:
+    """A depthwise convolution of several chunks of channels and tiles of columns."""
+    pad = kernel // 2
+    return ConvWorkload(
+        batch=1,
+        in_height=28,
+        in_width=28,
+        in_channels=64,
+        out_channels=64,
+        kernel_height=kernel,
+        kernel_width=kernel,
+        stride=(stride, stride),
+        padding=(pad, pad, pad, pad),
+        groups=64,
+        out_dtype="uint8",
+    )
+
+
+# Every kernel and stride on every kind of row: (CPU, kernel, stride, lowering, has Term2).
+LOADED_WEIGHTS = [
+    *((cpu, 3, stride, "int8", False) for cpu in NEON for stride in (1, 2)),
+    *((cpu, 5, stride, "int8", False) for cpu in ("cortex-a72", "neoverse-n1") for stride in (1, 2)),
+    *(("cortex-a72", kernel, stride, "int16", False) for kernel in (3, 5) for stride in (1, 2)),
+    ("cortex-a53", 3, 1, "int16", False),
+    ("neoverse-v1", 3, 2, "int16", False),
+    ("cortex-a72", 3, 1, "int8", True),
+    ("neoverse-n1", 5, 2, "int8", True),
 ]
 
 
@@ -123,3 +157,31 @@ def test_innermost_loop_on_other_cpus(
     if instruction.startswith("vpdpbusd"):  # in AT&T's order: signed, unsigned, sum
         data = {text.split()[-1] for text in matching(loop, "vpbroadcastd")}
         assert {text.split(", ")[1] for text in products} <= data, "the data is the unsigned operand"
+
+
+@pytest.mark.parametrize("cpu", NEON)
+def test_depthwise_loops_of_neon_keep_off_the_stack(cpu: str) -> None:
+    """Weights are loaded where they are used: hoisted, they would need more registers than there are."""
+    kernels = []
+    for on, kernel, stride, lowering, term2 in LOADED_WEIGHTS:
+        if on == cpu:
+            case = make_case(replace(depthwise(kernel, stride), weight_zero_point=3 if term2 else 0))
+            kernels.append(build(case.workload, case.constants, execute.profile(cpu), lowering))
+    assert {kernel.template for kernel in kernels} == {"depthwise"}
+    loops = innermost_loops(execute.assembly(execute.compile_kernels(kernels, cpu)))
+    products = [loop for loop in loops if len(matching(loop, NEON_PRODUCTS)) >= 8]
+    assert len(products) >= len(kernels)
+    assert not [text for loop in products for text in loop if "[sp" in text]
+
+
+@pytest.mark.parametrize(
+    ("cpu", "instruction"),
+    [*((cpu, r"smlal\s.*\.h\[\d\]") for cpu in NEON), ("cascadelake", r"vpdpwssd\b.*%zmm")],
+)
+def test_winograd_products_keep_off_the_stack(cpu: str, instruction: str) -> None:
+    case = make_case(replace(SHAPES["1x1"], kernel_height=3, kernel_width=3, padding=(1, 1, 1, 1)))
+    kernel = build(case.workload, case.constants, execute.profile(cpu), "int16")
+    assert kernel.template.startswith("winograd")
+    loop = hottest_loop(execute.assembly(execute.compile_kernels([kernel], cpu)), instruction)
+    assert len(matching(loop, instruction)) >= 10
+    assert not [text for text in loop if "(%rsp" in text or "[sp" in text]

@@ -18,7 +18,7 @@ from selector.lowering.operands import make_operands
 from selector.lowering.reference import convolve
 from selector.lowering.scheme import SCHEMES
 from selector.target import TargetProfile
-from selector.weights import weight_facts
+from selector.weights import WeightFacts, weight_facts
 from selector.workload import ConvWorkload
 from tests.lowering import execute
 from tests.lowering.cases import Case, make_case
@@ -42,6 +42,8 @@ INSTRUCTIONS = {  # what a row's name ends in -> instructions of its products
     "pmaddubsw": ("pmaddubsw", "pmaddwd"),
     "pmaddubsw_quad": ("pmaddubsw", "paddw", "pmaddwd"),
     "psign_pmaddubsw": ("psignb", "pmaddubsw", "pmaddwd"),
+    "usmmla": ("usmmla",),
+    "smmla": ("smmla",),
     "usdot": ("(usdot|sudot)",),  # the latter takes a lane of the data
     "sdot": ("sdot",),
     "smlal_sadalp": ("smull", "smlal", "sadalp"),
@@ -161,6 +163,70 @@ def emulated(row: dot.Dot) -> dot.Dot:
         return acc
 
     return replace(row, emit=emit, ones=False)
+
+
+def one_step(row: dot.Dot) -> tvm.tirx.PrimFunc:
+    """``out = emit(acc, data, weight)``: ``groups`` vectors of each operand, ``lanes`` sums."""
+
+    def body(data: tir.Expr, weight: tir.Expr, acc: tir.Expr, out: tir.Expr) -> None:
+        x, w = ([tir.load(buffer, g * row.packed, row.packed) for g in range(row.groups)] for buffer in (data, weight))
+        total = row.emit(row, tir.load(acc, 0, row.lanes), x, w, row.constant())
+        tir.store(out, 0, total, row.lanes)
+
+    elements = row.groups * row.packed
+    operands = [("data", elements, row.data_dtype), ("weight", elements, row.weight_dtype)]
+    return tir.function(row.name, [*operands, ("acc", row.lanes, "int32"), ("out", row.lanes, "int32")], body)
+
+
+def step_inputs(row: dot.Dot) -> list[np.ndarray]:
+    """Data, weights and accumulators of one step: the extremes for which the row is exact, and a small number."""
+    rng = np.random.default_rng(len(row.name))
+    limits = np.iinfo(row.data_dtype)
+    # int16 rows meet nothing larger than what Winograd's transforms yield
+    data = (-25500, 25500, 3) if row.data_dtype == "int16" else (limits.min, limits.max, 3)
+    bound = next(b for b in (128, 127, 64, 32) if row.safe(WeightFacts(b, 2 * b, 4 * b, 1 << 20, False)))
+    weight = (-12495, 12495, 5) if row.weight_dtype == "int16" else (-bound, min(bound, 127), 5)
+    shape = (row.groups, row.packed)
+    return [
+        rng.choice(data, shape).astype(row.data_dtype),
+        rng.choice(weight, shape).astype(row.weight_dtype),
+        rng.integers(-(1 << 20), 1 << 20, row.lanes).astype(np.int32),
+    ]
+
+
+def step_output(row: dot.Dot, data: np.ndarray, weight: np.ndarray, acc: np.ndarray) -> np.ndarray:
+    """What the table says of the row, in int64."""
+    x, w = (operand.astype(np.int64).reshape(row.groups, -1, row.depth) for operand in (data, weight))
+    sums = np.einsum("gld,gld->l" if row.pixels == 1 else "gpd,gcd->pc", x, w)
+    return (acc + sums.reshape(-1)).astype(np.int32)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_instruction_sums_what_its_row_says(target: str) -> None:
+    """Order of lanes, signs of both operands, and no saturation."""
+    profile = execute.profile(target)
+    rows = [*dot.candidates(profile, "int8"), *dot.candidates(profile, "int16")]
+    functions = {row.name: one_step(row) for row in rows}
+    executable = tvm.compile(tvm.IRModule(functions), target=execute.cpu(target), tir_pipeline=pipeline.NAME)
+    execute.require_runnable(target)
+    calls = [(row.name, step_inputs(row), np.empty(row.lanes, np.int32)) for row in rows]
+    for row, found, (_, inputs, _) in zip(rows, execute.call_all(executable, calls, target), calls, strict=True):
+        np.testing.assert_array_equal(found, step_output(row, *inputs), err_msg=row.name, strict=True)
+
+
+@pytest.mark.skipif(not execute.X86, reason="only the products of x86's rows are spelled out")
+@pytest.mark.parametrize("row", [row for row in dot.DOTS if row.arch == "x86_64"], ids=lambda row: row.name)
+def test_products_spelled_out_are_those_of_the_row(row: dot.Dot) -> None:
+    """What stands for instructions that this machine lacks: VNNI's and AVX-512's."""
+    function = one_step(emulated(row))
+    executable = tvm.compile(
+        tvm.IRModule({row.name: function}), target=execute.cpu("native"), tir_pipeline=pipeline.NAME
+    )
+    inputs = step_inputs(row)
+    call = (row.name, inputs, np.empty(row.lanes, np.int32))
+    np.testing.assert_array_equal(
+        execute.call_all(executable, [call], "native")[0], step_output(row, *inputs), strict=True
+    )
 
 
 @pytest.mark.skipif(not execute.profile("native").has("avx2"), reason="the epilogue of these kernels needs AVX2")

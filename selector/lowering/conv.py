@@ -16,7 +16,7 @@ import math
 import numpy as np
 
 from selector.lowering.dot import Dot
-from selector.lowering.kernel import Kernel
+from selector.lowering.kernel import Kernel, assemble
 from selector.lowering.operands import Operands
 from selector.lowering.prepare import Band
 from selector.lowering.register_tile import register_tile
@@ -28,7 +28,6 @@ from selector.lowering.tir import (
     T,
     cast,
     const,
-    function,
     intrinsic,
     load,
     loop,
@@ -58,8 +57,7 @@ def build(
 ) -> Kernel:
     """Kernel of a convolution whose ``operands`` are in the form of ``row``."""
     kernel = _Direct(flatten(workload), constants, operands, row, target)
-    func = function(name, kernel.arguments(), kernel.emit)
-    return Kernel(name, func, (kernel.packed, *kernel.epilogue.constants), "direct", row.name)
+    return assemble(name, NAME, row, workload, {"weight": kernel.packed}, kernel.epilogue, kernel.emit)
 
 
 class _Direct:
@@ -120,16 +118,6 @@ class _Direct:
         shape = (*stacked.shape[:2], self.tile.vectors, row.lanes, runs.shape[1], self.steps, row.groups, row.depth)
         axes = (0, 1, 4, 5, 6, 2, 3, 7)  # group, block, run, step, dot group, vector, lane, depth
         return np.ascontiguousarray(stacked.reshape(shape).transpose(axes)).reshape(-1)
-
-    def arguments(self) -> list[tuple[str, int, str]]:
-        """Arguments of the kernel."""
-        work = self.work
-        return [
-            ("data", work.data_bytes(), work.data_dtype),
-            ("weight", self.packed.size, str(self.packed.dtype)),
-            *self.epilogue.arguments,
-            ("out", work.batch * work.out_height * work.out_width * work.out_channels, work.out_dtype),
-        ]
 
     # -- code ------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import numpy as np
 from selector.lowering.depthwise_layout import Layout, columns_read, readers
 from selector.lowering.dot import Dot
 from selector.lowering.interleave import interleave, pack
-from selector.lowering.kernel import Kernel
+from selector.lowering.kernel import Kernel, assemble
 from selector.lowering.operands import Operands
 from selector.lowering.prepare import convert
 from selector.lowering.requantize import Epilogue, Order
@@ -27,7 +27,6 @@ from selector.lowering.tir import (
     T,
     branch,
     const,
-    function,
     load,
     loop,
     opaque,
@@ -63,8 +62,7 @@ def build(
 ) -> Kernel:
     """Kernel of a depthwise convolution that ``takes`` accepts."""
     kernel = _Depthwise(workload, constants, operands, row, target)
-    func = function(name, kernel.arguments(), kernel.emit)
-    return Kernel(name, func, (*kernel.constants(), *kernel.epilogue.constants), "depthwise", row.name)
+    return assemble(name, NAME, row, workload, kernel.packed(), kernel.epilogue, kernel.emit)
 
 
 class _Depthwise:
@@ -119,23 +117,12 @@ class _Depthwise:
         channels = self.work.out_channels
         return [min(start, channels - self.chunk) for start in range(0, channels, self.chunk)]
 
-    def constants(self) -> list[np.ndarray]:
+    def packed(self) -> dict[str, np.ndarray]:
         """Packed weights, and for Term2 ones in the places of the weights."""
-        arrays = [self._pack(self.operands.weight)]
+        arrays = {"weight": self._pack(self.operands.weight)}
         if self.operands.has_term2:
-            arrays.append(self._pack(np.ones_like(self.operands.weight)))
+            arrays["ones"] = self._pack(np.ones_like(self.operands.weight))
         return arrays
-
-    def arguments(self) -> list[tuple[str, int, str]]:
-        """Arguments of the kernel."""
-        work = self.work
-        names = ["weight", "ones"]
-        return [
-            ("data", work.data_bytes(), work.data_dtype),
-            *[(name, array.size, str(array.dtype)) for name, array in zip(names, self.constants(), strict=False)],
-            *self.epilogue.arguments,
-            ("out", work.batch * work.out_height * work.out_width * work.out_channels, work.out_dtype),
-        ]
 
     # -- code ------------------------------------------------------------------------------------------------------
 

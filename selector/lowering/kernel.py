@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from tvm import tirx
+
+from selector.lowering.dot import Dot
+from selector.lowering.requantize import Epilogue
+from selector.lowering.tir import function
+from selector.workload import ConvWorkload
 
 
 @dataclass(frozen=True)
@@ -17,3 +23,24 @@ class Kernel:
     constants: tuple[np.ndarray, ...]  # packed weights, biases, scales, in the order of the arguments
     template: str  # name of the tiling template
     row: str  # name of the dot instruction
+
+
+def assemble(
+    name: str,
+    template: str,
+    row: Dot,
+    workload: ConvWorkload,
+    packed: dict[str, np.ndarray],
+    epilogue: Epilogue,
+    emit: Callable[..., None],
+) -> Kernel:
+    """The kernel whose body ``emit`` writes, given the buffers: data, those of ``packed``, the epilogue's, output."""
+    work = workload
+    arguments = [
+        ("data", work.data_bytes(), work.data_dtype),
+        *((argument, array.size, str(array.dtype)) for argument, array in packed.items()),
+        *epilogue.arguments,
+        ("out", work.batch * work.out_height * work.out_width * work.out_channels, work.out_dtype),
+    ]
+    constants = (*packed.values(), *epilogue.constants)
+    return Kernel(name, function(name, arguments, emit), constants, template, row.name)

@@ -17,13 +17,13 @@ from dataclasses import replace
 import numpy as np
 
 from selector.lowering.dot import Dot
-from selector.lowering.kernel import Kernel
+from selector.lowering.kernel import Kernel, assemble
 from selector.lowering.operands import Operands
 from selector.lowering.prepare import Band
 from selector.lowering.register_tile import RegisterTile, tile_shapes
 from selector.lowering.requantize import Epilogue, channel_order
 from selector.lowering.scheme import Scheme, transform_weights
-from selector.lowering.tir import Expr, T, const, function, load, loop, store
+from selector.lowering.tir import Expr, T, const, load, loop, store
 from selector.target import TargetProfile
 from selector.workload import ConvConstants, ConvWorkload
 
@@ -83,8 +83,8 @@ def build(
 ) -> Kernel:
     """Kernel of a 3×3 convolution; ``operands`` are those of the int16 lowering."""
     kernel = _Winograd(scheme, workload, constants, operands, row, target)
-    func = function(name, kernel.arguments(), kernel.emit)
-    return Kernel(name, func, (kernel.packed, *kernel.epilogue.constants), f"winograd{scheme.size}", row.name)
+    template = f"winograd{scheme.size}"
+    return assemble(name, template, row, workload, {"weight": kernel.packed}, kernel.epilogue, kernel.emit)
 
 
 class _Winograd:
@@ -151,16 +151,6 @@ class _Winograd:
         padded[:, : self.work.out_channels, : self.work.in_channels] = transformed
         shape = (len(transformed), len(slots), self.vectors, row.lanes, self.steps, row.groups, row.depth)
         return np.ascontiguousarray(padded[:, slots].reshape(shape).transpose(1, 0, 4, 5, 2, 3, 6)).reshape(-1)
-
-    def arguments(self) -> list[tuple[str, int, str]]:
-        """Arguments of the kernel."""
-        work = self.work
-        return [
-            ("data", work.data_bytes(), work.data_dtype),
-            ("weight", self.packed.size, str(self.packed.dtype)),
-            *self.epilogue.arguments,
-            ("out", work.batch * work.out_height * work.out_width * work.out_channels, work.out_dtype),
-        ]
 
     # -- code ------------------------------------------------------------------------------------------------------
 

@@ -328,10 +328,8 @@ class _Depthwise:
             for total, values in zip(accumulators, w, strict=True):
                 total[slot] = row.emit(row, total[slot], [x], [values], ones)
 
-        rows_of = [[g for g in range(plan.out_rows) if group in plan.used(g)] for group in range(plan.groups)]
-
         def kernel_column(k: Expr) -> None:
-            for group, rows in enumerate(rows_of):
+            for group, rows in enumerate(plan.rows_of_groups()):
                 for j in range(vectors):
                     w = {g: [T.Bind(value) for value in taps_of(group, k, g, j)] for g in rows}
                     for i in range(width):
@@ -342,7 +340,7 @@ class _Depthwise:
         if not self.memory_operands:  # unrolled, they would all be hoisted out of the loop over tiles, onto the stack
             loop(work.kernel_width, kernel_column, step=opaque(1, self.out))
             return
-        for group, rows in enumerate(rows_of):
+        for group, rows in enumerate(plan.rows_of_groups()):
             for column in columns_read(work, width):
                 for j in range(vectors):
                     x = data(group, column, j)

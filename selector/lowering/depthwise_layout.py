@@ -42,9 +42,7 @@ class Layout:
             columns = (target.vector_registers - 4 - row.ones) // accumulators
         else:
             # Beside the accumulators a group's weights, and data.
-            weights = max(
-                len([g for g in range(plan.out_rows) if group in plan.used(g)]) for group in range(plan.groups)
-            )
+            weights = max(map(len, plan.rows_of_groups()))
             spare = (row.temporaries + weights) * (2 if term2 else 1) + 1 + _EPILOGUE_REGISTERS
             columns = (target.vector_registers - spare) // accumulators
         return cls(plan, chunk, piece, in_lane, memory_operands, vectors, max(1, columns))

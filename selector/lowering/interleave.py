@@ -48,13 +48,17 @@ class RowPlan:
             if [self.tap(g, other, d) for d in range(self.depth)] == taps
         )
 
-    def used(self, out_row: int) -> list[int]:
-        """Groups that an output row needs."""
-        return [
-            group
-            for group in range(self.groups)
-            if any(self.tap(out_row, group, d) is not None for d in range(self.depth))
-        ]
+    def rows_of_groups(self) -> tuple[tuple[int, ...], ...]:
+        """Output rows that need each group."""
+        return _rows_of_groups(self)
+
+
+@functools.lru_cache(maxsize=256)
+def _rows_of_groups(plan: RowPlan) -> tuple[tuple[int, ...], ...]:
+    def uses(out_row: int, group: int) -> bool:
+        return any(plan.tap(out_row, group, d) is not None for d in range(plan.depth))
+
+    return tuple(tuple(g for g in range(plan.out_rows) if uses(g, group)) for group in range(plan.groups))
 
 
 @functools.lru_cache(maxsize=256)
@@ -66,7 +70,7 @@ def _row_plan(
         return RowPlan(out_rows, math.ceil(rows / depth), dilation, depth, kernel_height, stride[0])
 
     def cost(made: RowPlan) -> float:
-        dots = sum(len(made.used(g)) for g in range(made.out_rows))
+        dots = sum(map(len, made.rows_of_groups()))
         interleaving = made.groups * depth * stride[1] * INTERLEAVE_UOPS
         return (dots * kernel_width * 3 + interleaving) / made.out_rows
 

@@ -25,6 +25,7 @@ class Decision:
     workload: ConvWorkload | None = None  # None where the layer could not be described as one
     uncertainty: float | None = None  # standard deviation of a predicted log2_ratio; None: the policy has none
     movers: tuple[tuple[str, float], ...] = ()  # features that moved the prediction most, and by how much
+    rates: str | None = None  # kind of the target's profile that it rests on, see ``rates_of``; None: it needs none
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -39,6 +40,11 @@ class Decision:
             "movers": tuple((str(name), float(change)) for name, change in values.get("movers", ())),
         }
         return Decision(**{**values, **fields})
+
+
+def rates_of(target: TargetProfile) -> str:
+    """Where the rates of a target come from: measured, modelled, written (by hand), or assumed: it has no profile."""
+    return "assumed" if target.rates is None else target.rates.kind
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ import numpy as np
 
 from selector import features
 from selector.policy import release, roofline
-from selector.policy.base import Decision
+from selector.policy.base import Decision, rates_of
 from selector.policy.release import Release, ReleaseError
 from selector.policy.rule import Rule
 from selector.target import TargetProfile
@@ -52,13 +52,14 @@ class Learned:
         rows = features.matrix(workloads, target)
         if release.instruction_set(target) not in model.instruction_sets:
             seen = f"no CPU with the instructions of {target.name} was trained on"
-            return [_by_roofline(row, seen) for row in rows]
+            return [_by_roofline(row, target, seen) for row in rows]
         mean, spread, changes = model.explain(rows)
+        rates = rates_of(target)
         doubts = zip(_out_of_range(model, rows), _unsure(model, mean, spread), strict=True)
         return [
-            _by_roofline(row, strange or unsure or "")
+            _by_roofline(row, target, strange or unsure or "")
             if strange or unsure
-            else _predicted(float(ratio), float(deviation), moved)
+            else _predicted(float(ratio), float(deviation), moved, rates)
             for row, ratio, deviation, moved, (strange, unsure) in zip(
                 rows, mean, spread, _movers(changes), doubts, strict=True
             )
@@ -72,20 +73,21 @@ def _movers(changes: np.ndarray) -> list[tuple[tuple[str, float], ...]]:
     return [tuple((features.NAMES[i], change) for i, change in zip(*row, strict=True) if change) for row in rows]
 
 
-def _predicted(ratio: float, deviation: float, movers: tuple[tuple[str, float], ...]) -> Decision:
+def _predicted(ratio: float, deviation: float, movers: tuple[tuple[str, float], ...], rates: str) -> Decision:
     slower = "int16" if ratio > 0 else "int8"
     return Decision(
         "int8" if ratio > 0 else "int16",
         source="learned",
-        reason=f"{slower} predicted to take {2 ** abs(ratio):.2f} times as long",
+        reason=f"{slower} predicted to take {2 ** abs(ratio):.2f} times as long, from {rates} rates",
         log2_ratio=ratio,
         uncertainty=deviation,
         movers=movers,
+        rates=rates,
     )
 
 
-def _by_roofline(row: np.ndarray, why: str) -> Decision:
-    decision = roofline.decision(row)
+def _by_roofline(row: np.ndarray, target: TargetProfile, why: str) -> Decision:
+    decision = roofline.decision(row, target)
     return replace(decision, reason=f"learned → roofline: {why}; {decision.reason}")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from selector import features
-from selector.policy.base import Decision
+from selector.policy.base import Decision, rates_of
 from selector.target import TargetProfile
 from selector.workload import ConvWorkload
 
@@ -23,11 +23,11 @@ class Roofline:
 
     def decide_all(self, workloads: Sequence[ConvWorkload], target: TargetProfile) -> list[Decision]:
         """The decisions of a whole network."""
-        return [decision(row) for row in features.matrix(workloads, target)]
+        return [decision(row, target) for row in features.matrix(workloads, target)]
 
 
-def decision(row: np.ndarray) -> Decision:
-    """What the analytic model makes of one row of ``selector.features.matrix``."""
-    ratio = float(row[RATIO])
-    reason = f"modelled int8 {2 ** row[_INT8]:.1f} us, int16 {2 ** row[_INT16]:.1f} us"
-    return Decision("int16" if ratio < 0 else "int8", source="roofline", reason=reason, log2_ratio=ratio)
+def decision(row: np.ndarray, target: TargetProfile) -> Decision:
+    """What the analytic model makes of one row of ``selector.features.matrix`` for the target."""
+    ratio, rates = float(row[RATIO]), rates_of(target)
+    reason = f"int8 {2 ** row[_INT8]:.1f} us, int16 {2 ** row[_INT16]:.1f} us from {rates} rates"
+    return Decision("int16" if ratio < 0 else "int8", source="roofline", reason=reason, log2_ratio=ratio, rates=rates)

@@ -44,7 +44,8 @@ def test_roofline_takes_the_shorter_time() -> None:
     for decision, ratio in zip(decisions, ratios, strict=True):
         assert decision.lowering == ("int8" if ratio >= 0 else "int16")
         assert (decision.source, decision.log2_ratio) == ("roofline", ratio)
-        assert "modelled int8" in decision.reason
+        assert decision.rates == "measured"
+        assert decision.reason.endswith("us from measured rates")
     assert Roofline().decide(WORKLOADS[3], V3) == decisions[3]
 
 
@@ -75,10 +76,10 @@ def test_instructions_that_no_training_target_has(folder: Path) -> None:
         for decision, expected in zip(
             Learned(folder).decide_all(WORKLOADS[:4], target), Roofline().decide_all(WORKLOADS[:4], target), strict=True
         ):
-            assert decision.source == "roofline"
+            assert (decision.source, decision.rates) == ("roofline", "modelled")
             assert decision.lowering == expected.lowering
             assert decision.reason.startswith(
-                f"learned → roofline: no CPU with the instructions of {name} was trained on; modelled"
+                f"learned → roofline: no CPU with the instructions of {name} was trained on; int8 "
             )
 
 
@@ -102,7 +103,7 @@ def test_outside_of_the_training_range(tmp_path: Path, workload: ConvWorkload, r
     outside, inside = policy.decide_all([workload, WORKLOADS[0]], V3)
     assert inside.source == "learned"
     assert outside.source == "roofline"
-    assert f"learned → roofline: {reason}; modelled" in outside.reason
+    assert f"learned → roofline: {reason}; int8 " in outside.reason
 
 
 def test_a_little_outside_is_no_matter(tmp_path: Path) -> None:
@@ -176,3 +177,12 @@ print(sorted({{"lightgbm", "sklearn", "mlflow", "pandas", "polars", "pyarrow", "
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.split("\n")[:2] == ["learned", "[]"]
+
+
+def test_says_what_kind_of_rates_it_rests_on(folder: Path) -> None:
+    unknown = profile('{"kind": "llvm", "mtriple": "riscv64-linux-gnu", "mcpu": "generic-rv64"}')
+    for target, kind in ((V3, "measured"), (profile("cortex-a53"), "modelled"), (unknown, "assumed")):
+        decision = Learned(folder).decide(WORKLOADS[0], target)
+        assert decision.rates == kind
+        assert f"from {kind} rates" in decision.reason
+    assert Rule().decide(WORKLOADS[0], V3).rates is None

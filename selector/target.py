@@ -114,9 +114,14 @@ def why_not_on(machine: TargetProfile, target: TargetProfile) -> str:
 
 
 def architecture(triple: str) -> str:
-    """Architecture of an LLVM triple, or of ``platform.machine()``: "x86_64", "aarch64", or what it starts with."""
+    """Architecture of an LLVM triple: "x86_64", "aarch64", or what it starts with."""
     name = triple.split("-")[0]
     return "aarch64" if name == "arm64" else name  # Apple's name for it
+
+
+def host_architecture() -> str:
+    """Architecture of this machine, as ``architecture`` gives it."""
+    return architecture(platform.machine())
 
 
 def _named(name: str) -> dict[str, Any]:
@@ -150,7 +155,7 @@ def _profile(target: tvm.target.Target) -> TargetProfile:
     features = frozenset(str(feature) for feature in codegen.llvm_get_cpu_features(target))
     arch = architecture(triple)
     bits, registers = _vectors(arch, features)
-    l1, l2, l3 = _caches() if arch == architecture(platform.machine()) else (32 << 10, 512 << 10, 8 << 20)
+    l1, l2, l3 = _caches() if arch == host_architecture() else (32 << 10, 512 << 10, 8 << 20)
     return TargetProfile(
         name=name,
         arch=arch,
@@ -178,7 +183,7 @@ def _check_known(name: str, triple: str) -> None:
 @functools.lru_cache(maxsize=64)
 def _with_stored(found: TargetProfile, stored: StoredProfile) -> TargetProfile:
     own = found.name in LEVELS or found.name == codegen.llvm_get_system_cpu()
-    if own and found.arch == architecture(platform.machine()):
+    if own and found.arch == host_architecture():
         return replace(found, rates=stored.rates)
     return replace(
         found,

@@ -9,16 +9,13 @@ from typing import Annotated
 import typer
 
 from selector.cli import common
-from selector.cli.train import MEASUREMENTS, Measurements, require_packages
+from selector.cli.train import MEASUREMENTS, Measurements, Model, require_packages
 
 
 @common.command
 def evaluate(
     dataset: Measurements = MEASUREMENTS,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Release folder, alias or version number.", show_default="the package's own"),
-    ] = None,
+    model: Model = None,
     policy: Annotated[
         list[str] | None, typer.Option(help="A further policy by name, e.g. rule; repeatable.", show_default="all")
     ] = None,

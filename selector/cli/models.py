@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from selector.cli import common
-from selector.cli.train import MEASUREMENTS, Measurements, require_packages
+from selector.cli.train import MEASUREMENTS, Measurements, Model, require_packages
 
 Name = Annotated[str, typer.Argument(help="Alias (champion, candidate) or number of a version.")]
 
@@ -68,10 +68,7 @@ def compare(
 @common.command
 def reproduce(
     dataset: Measurements = MEASUREMENTS,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Release folder, alias or version number.", show_default="the package's own"),
-    ] = None,
+    model: Model = None,
     no_tune: Annotated[
         bool, typer.Option("--no-tune", help="Take the hyper-parameters that the model's search has found.")
     ] = False,

@@ -21,6 +21,9 @@ RECIPE = Path("training/recipes/default.toml")
 
 _PACKAGES = {"lightgbm", "matplotlib", "mlflow", "optuna", "polars", "pyarrow", "sklearn"}
 
+Model = Annotated[
+    str | None, typer.Option(help="Release folder, alias or version number.", show_default="the package's own")
+]
 Measurements = Annotated[Path, typer.Argument(help="Folder of measurements, as `selector collect` writes it.")]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,7 +20,7 @@ from selector.collect.row_kernels import compile_peak, pointwise, usable_rows
 from selector.lowering.dot import Dot
 from selector.lowering.pipeline import compile_kernel
 from selector.profiles import INSTRUCTION_SETS, ProfileError, Rates, StoredProfile, three_digits
-from selector.target import LEVELS, TargetLike, TargetProfile, profile
+from selector.target import LEVELS, TargetLike, TargetProfile, host_architecture, profile
 
 _TRIPLES = {"x86_64": "x86_64-linux-gnu", "aarch64": "aarch64-linux-gnu"}
 _CHANNELS = 256  # of the convolution whose inner loop is modelled
@@ -161,7 +160,7 @@ def find_specification(path: Path, *cpus: str) -> Specification:
 def _own_model(target: TargetProfile) -> str:
     if target.name not in LEVELS:
         return target.name
-    if target.arch != platform.machine():
+    if target.arch != host_architecture():
         raise ModelUnavailable(f"'{target.name}' is no CPU of its own: say which one to model with --like")
     return str(codegen.llvm_get_system_cpu())
 

@@ -10,7 +10,6 @@ import fcntl
 import functools
 import gc
 import json
-import platform
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -31,7 +30,7 @@ from selector.collect.record import Host
 from selector.cross import find_linker
 from selector.lowering import Kernel
 from selector.lowering.pipeline import compile_kernel
-from selector.target import TargetLike, TargetProfile, architecture
+from selector.target import TargetLike, TargetProfile, architecture, host_architecture
 from selector.workload import ConvWorkload
 
 FACTS = "selector.device.facts"  # global function of `selector device serve`: what is known about the CPU, in JSON
@@ -228,7 +227,7 @@ def _own_target(session: rpc.RPCSession) -> TargetLike | None:
             return None
         target = {"kind": "llvm", "mcpu": name}
     arch = architecture(triple)
-    return target if arch == architecture(platform.machine()) else target | {"mtriple": f"{arch}-linux-gnu"}
+    return target if arch == host_architecture() else target | {"mtriple": f"{arch}-linux-gnu"}
 
 
 def _use_threads(session: rpc.RPCSession, threads: int) -> None:

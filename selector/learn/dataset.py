@@ -15,6 +15,7 @@ import numpy as np
 from selector import profiles
 from selector.collect import table
 from selector.collect.record import DatasetError
+from selector.policy.release import instruction_set
 from selector.target import TargetProfile, profile
 from selector.workload import ConvWorkload
 
@@ -75,6 +76,10 @@ class Dataset:
     def profile(self, target: str) -> TargetProfile:
         """What features and policies know of a target."""
         return self.described.get(target) or profile(target)
+
+    def instruction_sets(self) -> dict[str, tuple[str, ...]]:
+        """Target -> its dot instructions: targets may differ in name only."""
+        return {str(name): instruction_set(self.profile(str(name))) for name in np.unique(self.targets)}
 
     def with_profiles(self, folder: Path) -> Dataset:
         """The same rows, the rates of their targets taken from the profiles in a folder.

@@ -6,9 +6,8 @@ import numpy as np
 
 from selector.learn.dataset import Dataset
 from selector.learn.model import Ensemble
-from selector.policy.release import Thresholds, instruction_set
+from selector.policy.release import Thresholds
 from selector.policy.roofline import RATIO
-from selector.target import profile
 
 
 def shipped(ensemble: Ensemble, train: Dataset, test: Dataset, thresholds: Thresholds) -> np.ndarray:
@@ -24,9 +23,7 @@ def shipped(ensemble: Ensemble, train: Dataset, test: Dataset, thresholds: Thres
 
 
 def _unseen_target(train: Dataset, test: Dataset) -> np.ndarray:
-    names = np.unique([*train.targets, *test.targets])
-    sets = {str(name): instruction_set(profile(str(name))) for name in names}
-    known = {sets[str(name)] for name in np.unique(train.targets)}
+    known, sets = set(train.instruction_sets().values()), test.instruction_sets()
     return np.array([sets[str(name)] not in known for name in test.targets])
 
 

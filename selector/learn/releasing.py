@@ -66,7 +66,7 @@ def export(version: Version, models: Path, name: str) -> Path:
         found = release.load(made)
         release.write(
             folder,
-            [path.read_text() for path in sorted(made.glob("model-*.txt"), key=lambda path: int(path.stem[6:]))],
+            found.texts(),
             name=name,
             version=str(version.number),
             ranges=found.ranges,

@@ -9,7 +9,6 @@ import numpy as np
 
 from selector.collect.record import DatasetError
 from selector.learn.dataset import Dataset
-from selector.policy.release import instruction_set
 
 _NETWORK_BLOCKS = 3
 
@@ -60,13 +59,11 @@ def by_network(dataset: Dataset) -> list[Split]:
 
 def by_target(dataset: Dataset) -> list[Split]:
     """One fold per target: an instruction set that training has not seen, under whatever name; shapes that it has."""
-    names = [str(name) for name in np.unique(dataset.targets)]
-    sets = {name: instruction_set(dataset.profile(name)) for name in names}
-    alike = np.array([sorted(set(sets.values())).index(sets[str(name)]) for name in dataset.targets])
+    sets = dataset.instruction_sets()
     splits = []
-    for name in names:
+    for name, instructions in sets.items():
         test = np.flatnonzero(dataset.targets == name)
-        train = np.flatnonzero(alike != alike[test[0]])
+        train = np.flatnonzero([sets[str(target)] != instructions for target in dataset.targets])
         if len(train):
             splits.append(Split(name, train, test, name))
     return splits

@@ -87,6 +87,11 @@ class Release:
             "`selector collect` and `selector train` bring it up to date"
         )
 
+    def texts(self) -> list[str]:
+        """The members as LightGBM text models."""
+        files = sorted(self.folder.glob("model-*.txt"), key=lambda path: int(path.stem.removeprefix("model-")))
+        return [path.read_text() for path in files]
+
     def predict(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation over the members of log2(t_int16 / t_int8), each (rows,) float64."""
         each = self.forest.predict(features)

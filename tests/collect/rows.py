@@ -15,6 +15,13 @@ HOST = Host("a cpu", "avx avx2", 2, "performance", "0.27", "22", "0123456789abcd
 TARGET = "x86-64-v3"
 
 
+class Rows(list[Measurement]):
+    """A dataset in memory."""
+
+    def add(self, measurement: Measurement) -> None:
+        self.append(measurement)
+
+
 def measured(log2_ratio: float = 0.5, *, channels: int = 16, **changes: Any) -> Measurement:
     """A good row: int8 takes 8 us, and samples and interval agree with the ratio."""
     slower = float(np.float32(8.0 * 2.0**log2_ratio))

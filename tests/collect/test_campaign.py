@@ -32,15 +32,9 @@ from tests.collect.misbehaving import (
     misbehave,
     task,
 )
+from tests.collect.rows import Rows
 
 ROOT = Path(__file__).parents[2]
-
-
-class Rows(list[Measurement]):
-    """A dataset in memory."""
-
-    def add(self, measurement: Measurement) -> None:
-        self.append(measurement)
 
 
 def test_what_goes_wrong_costs_one_row_each() -> None:

@@ -20,7 +20,7 @@ from selector.collect import store
 from selector.collect.campaign import CollectionStopped, Event, Settings, collect
 from selector.collect.host import describe_host
 from selector.collect.link import Link, NoDevice, answers, count, lease, tracked, unknown_host
-from selector.collect.record import DatasetError, Measurement, measurement_key
+from selector.collect.record import DatasetError, measurement_key
 from selector.collect.rpc import RpcDevice, inspect
 from selector.collect.runner import measure
 from selector.collect.synthetic import synthesize
@@ -40,6 +40,7 @@ from tests.collect.remote import (
     tracking,
     wait_until,
 )
+from tests.collect.rows import Rows
 
 
 @pytest.fixture(scope="module")
@@ -89,30 +90,20 @@ def test_two_devices_at_once_and_one_that_goes(tracker: Tracker, tmp_path: Path)
 def test_the_only_device_goes(tracker: Tracker) -> None:
     """The run stops; what was measured is kept, and the next run measures the rest."""
     link = Link(HERE, tracker.port, "single", wait_seconds=1)
-    rows: list[Measurement] = []
-
-    class Rows:
-        def add(self, measurement: Measurement) -> None:
-            rows.append(measurement)
-
+    rows = Rows()
     with served(link.key, tracker) as going:
         wait_until(lambda: registered(link) == 1)
         settings = Settings(QUICK, workers=1, attempts=1)
         tasks = [task(size, link) for size in (3, 4, 5)]
         with pytest.raises(CollectionStopped, match=r"no device is registered as 'single' .* goes on there"):
-            collect(tasks, Rows(), settings, lambda event: event.row and stop(going))
+            collect(tasks, rows, settings, lambda event: event.row and stop(going))
     assert 1 <= len(rows) < 3
     assert {row.status for row in rows} <= {"ok", "noisy"}
 
 
 def test_kernels_that_crash_or_hang_cost_a_row_each(tracker: Tracker) -> None:
     link = Link(HERE, tracker.port, "crashing", wait_seconds=300)
-    rows: list[Measurement] = []
-
-    class Rows:
-        def add(self, measurement: Measurement) -> None:
-            rows.append(measurement)
-
+    rows = Rows()
     command = [sys.executable, "-c", "from selector.cli import app; app()", "device", "serve", "--host", HERE]
     command += ["--tracker", f"{HERE}:{tracker.port}", "--key", link.key, "--port", str(free_port())]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as supervisor:
@@ -120,7 +111,7 @@ def test_kernels_that_crash_or_hang_cost_a_row_each(tracker: Tracker) -> None:
             wait_until(lambda: registered(link) == 1)
             settings = Settings(QUICK, workers=1, attempts=1, stage_seconds=15)
             tasks = [task(3, link, ends="abort"), task(4, link, ends="pause"), task(5, link)]
-            progress = collect(tasks, Rows(), settings, measure=end_or_measure)
+            progress = collect(tasks, rows, settings, measure=end_or_measure)
             children = psutil.Process(supervisor.pid).children(recursive=True)
             supervisor.send_signal(signal.SIGTERM)
             _, log = supervisor.communicate(timeout=300)

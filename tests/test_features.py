@@ -57,6 +57,39 @@ def test_no_workloads(avx2: TargetProfile) -> None:
     assert features.matrix([], avx2).shape == (0, len(TABLE))
 
 
+_BOUNDS = {
+    "data_zero_point": st.sampled_from((0, 1, 127)),
+    "weight_zero_point": st.sampled_from((None, 0, 3)),
+    "weight_bound": st.sampled_from((31, 64, 127, 128)),
+    "pair_bound": st.sampled_from((62, 128, 129, 256)),
+    "quad_bound": st.sampled_from((124, 128, 129, 512)),
+    "channel_bound": st.integers(0, 22).map(lambda bits: 1 << bits),
+}
+
+
+@seed(0)
+@settings(max_examples=60, database=None, derandomize=False, phases=[Phase.generate])
+@given(
+    work=workloads(),
+    facts=st.lists(st.fixed_dictionaries(_BOUNDS), min_size=2, max_size=6),
+    target=st.sampled_from(TARGETS),
+)
+def test_a_row_holds_for_every_workload_that_has_it(
+    work: ConvWorkload, facts: list[dict[str, int]], target: str
+) -> None:
+    works = [replace(work, **values) for values in facts]  # type: ignore[arg-type]
+    rows, which = features.distinct(works, profile(target))
+    np.testing.assert_array_equal(rows[which], [features.vector(each, profile(target)) for each in works])
+
+
+def test_layers_that_repeat_share_a_row(avx2: TargetProfile) -> None:
+    again = replace(DENSE, data_zero_point=4, channel_bound=70_000)
+    unlike = replace(DENSE, data_zero_point=0), replace(DENSE, channel_bound=1 << 22), replace(DENSE, weight_bound=9)
+    rows, which = features.distinct([DENSE, unlike[0], again, *unlike], avx2)
+    assert which == [0, 1, 0, 1, 2, 3]
+    assert rows.shape == (4, len(TABLE))
+
+
 def test_values(avx2: TargetProfile) -> None:
     found = named(DENSE, avx2)
     assert found["macs"] == math.log2(28 * 28 * 96 * 9 * 64)

@@ -9,8 +9,10 @@ import functools
 import hashlib
 import io
 import math
+import operator
 import tokenize
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,13 @@ import numpy as np
 from selector.features import quantities
 from selector.features.quantities import machine, side
 from selector.features.table import TABLE, Feature
+from selector.lowering import dot
+from selector.lowering.plan import facts
+from selector.lowering.scheme import schemes
 from selector.target import TargetProfile
 from selector.workload import ConvWorkload
 
-__all__ = ["NAMES", "TABLE", "TABLE_VERSION", "Feature", "matrix", "vector"]
+__all__ = ["NAMES", "TABLE", "TABLE_VERSION", "Feature", "distinct", "matrix", "vector"]
 
 NAMES: tuple[str, ...] = tuple(feature.name for feature in TABLE)
 
@@ -32,10 +37,38 @@ def vector(workload: ConvWorkload, target: TargetProfile) -> np.ndarray:
 
 
 def matrix(workloads: Sequence[ConvWorkload], target: TargetProfile) -> np.ndarray:
-    """Features of many workloads, (workloads, features) float64; equal workloads are computed once."""
-    rows = {workload: index for index, workload in enumerate(dict.fromkeys(workloads))}
-    values = np.array([_row(workload, target) for workload in rows], np.float64).reshape(len(rows), len(TABLE))
-    return values[[rows[workload] for workload in workloads]]
+    """Features of many workloads, (workloads, features) float64."""
+    rows, which = distinct(workloads, target)
+    return rows[which]
+
+
+def distinct(workloads: Sequence[ConvWorkload], target: TargetProfile) -> tuple[np.ndarray, list[int]]:
+    """Features without repetition, (rows, features) float64, and the row of each workload.
+
+    A network repeats its layers with other weights: MobileNetV2 has 53 convolutions and 31 rows.
+    """
+    dots = dot.candidates(target, "int8")
+    kinds = [_kind(workload, dots) for workload in workloads]
+    examples = dict(zip(kinds, workloads, strict=True))
+    rows = np.array([_row(workload, target) for workload in examples.values()], np.float64).reshape(-1, len(TABLE))
+    number = {kind: index for index, kind in enumerate(examples)}
+    return rows, [number[kind] for kind in kinds]
+
+
+def _kind(workload: ConvWorkload, dots: Sequence[dot.Dot]) -> Hashable:
+    """All that plans and formulas read of a workload: facts of the weights only by what they prove exact."""
+    known = facts(workload)
+    return (
+        _shape(workload),
+        workload.data_zero_point != 0,
+        quantities.weight_class(workload),
+        tuple([row.safe(known) for row in dots]),
+        tuple(schemes(workload, workload.accumulator_bound())),
+    )
+
+
+_FACTS = {"data_zero_point", "weight_zero_point", "weight_bound", "pair_bound", "quad_bound", "channel_bound"}
+_shape = operator.attrgetter(*(field.name for field in fields(ConvWorkload) if field.name not in _FACTS))
 
 
 def _row(workload: ConvWorkload, target: TargetProfile) -> tuple[float, ...]:

@@ -7,6 +7,7 @@ after the other.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 
 _CATEGORICAL, _DEFAULT_LEFT = 1, 2  # bits of decision_type; the two above them say which values are missing
 _MISSING_ZERO, _MISSING_NAN = 1, 2
+_BLOCK = 128  # samples that are evaluated side by side: what is known of them stays in cache
 _ZERO = float(np.float32(1e-35))  # LightGBM takes smaller values for zero
 
 
@@ -31,10 +33,10 @@ class Forest:
 
     feature_names: tuple[str, ...]
     members: tuple[int, ...]  # trees of each booster
-    roots: np.ndarray  # (trees,) int32
-    feature: np.ndarray  # (nodes,) int32; 0 at leaves
+    roots: np.ndarray  # (trees,) intp
+    feature: np.ndarray  # (nodes,) intp; 0 at leaves
     threshold: np.ndarray  # (nodes,) float64: at most this goes left
-    children: np.ndarray  # (2 * nodes,) int32: left and right of each node
+    children: np.ndarray  # (2 * nodes,) intp: left and right of each node
     decision: np.ndarray  # (nodes,) int8, as in the text
     value: np.ndarray  # (nodes,) float64: prediction of a leaf, mean under an inner node
 
@@ -55,7 +57,7 @@ class Forest:
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Raw scores (members, samples) float64 of features (samples, features); sums run in LightGBM's order."""
-        return self._scores(self._walk(_checked(x, self)), len(x))
+        return self._scores(_checked(x, self))
 
     def explain(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The raw scores, and what each feature changed along the decision paths: (samples, features) float64.
@@ -64,9 +66,8 @@ class Forest:
         (Saabas), so that a row adds up to the mean prediction less ``bias``.
         """
         x = _checked(x, self)
-        changes = np.zeros(x.size)
-        scores = self._scores(self._walk(x, changes), len(x))
-        return scores, changes.reshape(x.shape) / len(self.members)
+        changes = np.zeros_like(x)
+        return self._scores(x, changes), changes / len(self.members)
 
     @property
     def bias(self) -> float:
@@ -76,39 +77,50 @@ class Forest:
     @functools.cached_property
     def used(self) -> tuple[int, ...]:
         """Indices of the features that some split looks at, rising: others cannot change a prediction."""
-        inner = self.children[::2] != np.arange(len(self.feature))
-        return tuple(map(int, np.unique(self.feature[inner])))
+        return tuple(np.flatnonzero(np.bincount(self.feature[self._inner])).tolist())
 
-    def _scores(self, leaves: np.ndarray, samples: int) -> np.ndarray:
-        values = self.value[leaves.reshape(len(self.roots), samples)]
+    @functools.cached_property
+    def _inner(self) -> np.ndarray:
+        """Which nodes are no leaves, (nodes,) bool."""
+        inner: np.ndarray = self.children[::2] != np.arange(len(self.feature))
+        return inner
+
+    @functools.cached_property
+    def _steps(self) -> np.ndarray:
+        """What going to each of ``children`` changes, (2 * nodes,) float64."""
+        return self.value[self.children] - np.repeat(self.value, 2)
+
+    def _scores(self, x: np.ndarray, changes: np.ndarray | None = None) -> np.ndarray:
+        """Raw scores (members, samples); ``changes`` (samples, features) gets what splits add, over all members."""
+        blocks = [slice(start, start + _BLOCK) for start in range(0, max(len(x), 1), _BLOCK)]
+        leaves = [self._walk(x[block], None if changes is None else changes[block].reshape(-1)) for block in blocks]
+        values = self.value[np.concatenate(leaves, axis=1)]
         ends = np.cumsum(self.members)
         return np.stack(
             [np.cumsum(values[end - count : end], axis=0)[-1] for end, count in zip(ends, self.members, strict=True)]
         )
 
-    def _walk(self, x: np.ndarray, changes: np.ndarray | None = None) -> np.ndarray:
-        """Leaves (trees * samples,) that the samples end in; ``changes`` (samples * features) gets what splits add."""
+    def _walk(self, x: np.ndarray, changes: np.ndarray | None) -> np.ndarray:
+        """Leaves (trees, samples) that the samples end in; ``changes`` (samples * features) gets what splits add."""
         samples, width = x.shape
         flat = x.reshape(-1)
         plain = not (np.isnan(flat).any() or (self.decision & (_MISSING_ZERO << 2)).any())
-        node = np.repeat(self.roots, samples)
-        start = np.tile(np.arange(samples, dtype=np.int32) * np.int32(width), len(self.roots))
-        ends = np.empty_like(node)
-        place = np.arange(len(node), dtype=np.int32)
-        while len(node):
+        reached = np.repeat(self.roots, samples)
+        walking = np.flatnonzero(self._inner.take(reached))
+        node = reached.take(walking)
+        start = walking % samples * width
+        while len(walking):
             where = start + self.feature.take(node)
             value = flat.take(where)
             right = ~(value <= self.threshold.take(node)) if plain else self._goes_right(value, node)
-            following = self.children.take(2 * node + right)
+            branch = 2 * node + right
             if changes is not None:
-                change = self.value.take(following) - self.value.take(node)
-                changes += np.bincount(where, change, minlength=len(changes))
-            inner = following != node
-            if not inner.all():
-                ends[place[~inner]] = node[~inner]
-                following, start, place = following[inner], start[inner], place[inner]
-            node = following
-        return ends
+                changes += np.bincount(where, self._steps.take(branch), minlength=len(changes))
+            node = self.children.take(branch)
+            reached[walking] = node
+            inner = np.flatnonzero(self._inner.take(node))
+            node, start, walking = node.take(inner), start.take(inner), walking.take(inner)
+        return reached.reshape(len(self.roots), samples)
 
     def _goes_right(self, value: np.ndarray, node: np.ndarray) -> np.ndarray:
         """The decisions where values may be missing."""
@@ -171,8 +183,8 @@ def _assemble(names: tuple[str, ...], boosters: list[list[_Fields]]) -> Forest:
     _require((split >= 0) & (split < len(names)), tree, f"splits on a feature that is none of {len(names)}")
     _require((decision >= 0) & (decision < 12), tree, "has splits of an unknown kind")
     _require((decision & _CATEGORICAL) == 0, tree, "has categorical splits: train on numerical features")
-    feature, threshold, value = np.zeros(starts[-1], np.int32), np.zeros(starts[-1]), np.zeros(starts[-1])
-    children, decisions = np.zeros((starts[-1], 2), np.int32), np.zeros(starts[-1], np.int8)
+    feature, threshold, value = np.zeros(starts[-1], np.intp), np.zeros(starts[-1]), np.zeros(starts[-1])
+    children, decisions = np.zeros((starts[-1], 2), np.intp), np.zeros(starts[-1], np.int8)
     for side, name in enumerate(("left_child", "right_child")):
         child = _numbers(trees, name, inner, int)  # leaf n is -1 - n
         known = (child >= -leaves[tree]) & (child < inner[tree]) & ((child < 0) | (child > place))
@@ -187,9 +199,7 @@ def _assemble(names: tuple[str, ...], boosters: list[list[_Fields]]) -> Forest:
     value[leaf] = _numbers(trees, "leaf_value", leaves, float)
     children[leaf] = leaf[:, None]
     members = tuple(map(len, boosters))
-    return Forest(
-        names, members, starts[:-1].astype(np.int32), feature, threshold, children.reshape(-1), decisions, value
-    )
+    return Forest(names, members, starts[:-1], feature, threshold, children.reshape(-1), decisions, value)
 
 
 def _positions(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -205,16 +215,16 @@ def _numbers(trees: list[_Fields], name: str, counts: np.ndarray, dtype: type) -
     Raises ForestError where there are more or fewer, or where one is not finite.  Thresholds need not be: such splits
     tell missing values from all others.
     """
-    words: list[str] = []
-    for number, (tree, count) in enumerate(zip(trees, counts.tolist(), strict=True)):
-        found = tree.get(name, "").split()
-        if len(found) != count:
-            raise ForestError(f"tree {number}: {name} needs {count} numbers, got {len(found)}")
-        words += found
-    try:
-        numbers = np.array(list(map(dtype, words)), np.float64 if dtype is float else np.int64)
-    except (ValueError, OverflowError):
-        raise ForestError(f"{name} holds what is no number") from None
+    lines = [tree.get(name, "") for tree in trees]
+    for number, (line, count) in enumerate(zip(lines, counts.tolist(), strict=True)):
+        found = line.count(" ") + 1 if line else 0
+        if found != count:
+            raise ForestError(f"tree {number}: {name} needs {count} numbers, got {found}")
+    numbers: np.ndarray = np.empty(0)
+    with contextlib.suppress(ValueError):  # old NumPy stops at what is no number and says nothing
+        numbers = np.fromstring(" ".join(lines), dtype, sep=" ")
+    if len(numbers) != counts.sum():
+        raise ForestError(f"{name} holds what is no number")
     if name != "threshold" and not np.isfinite(numbers).all():
         raise ForestError(f"{name} holds a number that is not finite")
     return numbers

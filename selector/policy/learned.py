@@ -45,25 +45,31 @@ class Learned:
             model = _load(self.folder or release.champion())
         except ReleaseError as error:
             warnings.warn(f"policy 'learned' decides by the rule: {error}", ModelWarning, stacklevel=2)
-            decisions = (Rule().decide(workload, target) for workload in workloads)
-            return [replace(item, reason=f"learned → rule: {error}; {item.reason}") for item in decisions]
+            ruled = (Rule().decide(workload, target) for workload in workloads)
+            return [replace(item, reason=f"learned → rule: {error}; {item.reason}") for item in ruled]
         if model.stale:
             warnings.warn(model.stale, ModelWarning, stacklevel=2)
-        rows = features.matrix(workloads, target)
-        if release.instruction_set(target) not in model.instruction_sets:
-            seen = f"no CPU with the instructions of {target.name} was trained on"
-            return [_by_roofline(row, target, seen) for row in rows]
-        mean, spread, changes = model.explain(rows)
-        rates = rates_of(target)
-        doubts = zip(_out_of_range(model, rows), _unsure(model, mean, spread), strict=True)
-        return [
-            _by_roofline(row, target, strange or unsure or "")
-            if strange or unsure
-            else _predicted(float(ratio), float(deviation), moved, rates)
-            for row, ratio, deviation, moved, (strange, unsure) in zip(
-                rows, mean, spread, _movers(changes), doubts, strict=True
-            )
-        ]
+        rows, which = features.distinct(workloads, target)
+        decisions = _decide(model, rows, target)
+        return [decisions[row] for row in which]
+
+
+def _decide(model: Release, rows: np.ndarray, target: TargetProfile) -> list[Decision]:
+    """One decision for each row of features."""
+    if release.instruction_set(target) not in model.instruction_sets:
+        seen = f"no CPU with the instructions of {target.name} was trained on"
+        return [_by_roofline(row, target, seen) for row in rows]
+    mean, spread, changes = model.explain(rows)
+    rates = rates_of(target)
+    doubts = zip(_out_of_range(model, rows), _unsure(model, mean, spread), strict=True)
+    return [
+        _by_roofline(row, target, strange or unsure or "")
+        if strange or unsure
+        else _predicted(float(ratio), float(deviation), moved, rates)
+        for row, ratio, deviation, moved, (strange, unsure) in zip(
+            rows, mean, spread, _movers(changes), doubts, strict=True
+        )
+    ]
 
 
 def _movers(changes: np.ndarray) -> list[tuple[tuple[str, float], ...]]:

@@ -123,6 +123,7 @@ def test_refuses_other_models(options: dict[str, Any], problem: str) -> None:
         ("num_leaves=5", "num_leaves=6", "split_feature needs 5 numbers, got 4"),
         ("num_leaves=5", "num_leaves=0", "has 0 leaves"),
         ("num_leaves=5", "num_leaves=five", "num_leaves holds what is no number"),
+        ("internal_value=", "internal_value=~", "internal_value holds what is no number"),
         ("threshold=", "threshold=nan ", "threshold needs 4 numbers, got 5"),
         ("max_feature_idx=5", "max_feature_idx=4", "6 feature names for a max_feature_idx of 4"),
         ("decision_type=2", "decision_type=64", "tree 0 has splits of an unknown kind"),

@@ -61,6 +61,7 @@ def test_follows_the_mean_of_the_ensemble(folder: Path) -> None:
         assert f"predicted to take {2 ** abs(ratio):.2f} times as long" in decision.reason
         assert Decision.from_dict(json.loads(json.dumps(decision.to_dict()))) == decision
     assert policy.decide(WORKLOADS[5], V3) == decisions[5]
+    assert policy.decide_all([WORKLOADS[i] for i in (5, 3, 5)], V3) == [decisions[i] for i in (5, 3, 5)]
 
 
 def test_movers_are_the_strongest_contributions(folder: Path) -> None:

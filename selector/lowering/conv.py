@@ -19,7 +19,7 @@ from selector.lowering.dot import Dot
 from selector.lowering.kernel import Kernel, assemble
 from selector.lowering.operands import Operands
 from selector.lowering.prepare import Band
-from selector.lowering.register_tile import register_tile
+from selector.lowering.register_tile import reduce, register_tile
 from selector.lowering.requantize import Epilogue, channel_order
 from selector.lowering.tiling import choose_tile, flatten, merges, reads_in_place, reduction
 from selector.lowering.tir import (
@@ -230,7 +230,7 @@ class _Direct:
                 starts = [offset + shift + k * row.step for offset in offsets]
                 tile.step(self.source, starts, self.weight, weights + k * tile.step_weights)
 
-            loop(self.steps, step)
+            reduce(row, self.steps, step)
 
         loop(self.run_shape[0], lambda h: loop(self.run_shape[1], lambda w: run(h, w)))
         for i in range(width):

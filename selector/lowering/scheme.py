@@ -39,32 +39,36 @@ class Scheme:
         return 1 << (31 - self.shift)
 
     def weight(self, w: list[Expr]) -> list[Expr]:
-        """G w along one axis, its fractions removed: 3 -> m + 2 points."""
+        """G w along one axis, its fractions removed: 3 -> m + 2 points.
+
+        The outer points bear as much of their scale as does not make them larger than the others.
+        """
         even, odd = w[0] + w[2], w[1]
         if self.size == 2:
             return [w[0] * 2, even + odd, even - odd, w[2] * 2]
         outer, inner = w[0] + w[2] * 4, w[1] * 2
-        return [w[0], even + odd, even - odd, outer + inner, outer - inner, w[2]]
+        return [w[0] * 6, even + odd, even - odd, outer + inner, outer - inner, w[2] * 6]
 
     def data(self, d: list[Expr]) -> list[Expr]:
         """Bᵀ d along one axis."""
         if self.size == 2:
             return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
-        a, b = d[4] - d[2] * 4, d[3] - d[1] * 4
-        c, e = d[4] - d[2], (d[3] - d[1]) * 2
-        return [d[0] * 4 - d[2] * 5 + d[4], a + b, a - b, c + e, c - e, d[1] * 4 - d[3] * 5 + d[5]]
+
+        # Doubled by adding: for a product with a Python number TVM would widen the words, and LLVM after it.
+        def twice(x: Expr) -> Expr:
+            return x + x
+
+        even, odd2 = d[4] - d[2], twice(d[3] - d[1])
+        a, b = d[4] - twice(twice(d[2])), d[3] - twice(twice(d[1]))
+        first, last = twice(twice(d[0] - d[2])) + even, d[5] - d[3] - twice(odd2)
+        return [first, a + b, a - b, even + odd2, even - odd2, last]
 
     def inverse(self, m: list[Expr]) -> list[Expr]:
         """sAᵀ m along one axis (the scale of each point is in here)."""
         if self.size == 2:
             return [m[0] + m[1] + m[2], m[1] - m[2] - m[3]]
-        plus, minus, r, t = m[1] + m[2], m[2] - m[1], m[3] + m[4], m[3] - m[4]
-        return [
-            m[0] * 6 - plus * 4 + r,
-            minus * 4 + t * 2,
-            (r - plus) * 4,
-            minus * 4 + t * 8 + m[5] * 24,
-        ]
+        plus, minus, r, t2 = (m[1] + m[2]) * 4, (m[2] - m[1]) * 4, m[3] + m[4], (m[3] - m[4]) * 2
+        return [m[0] - plus + r, minus + t2, r * 4 - plus, minus + (t2 + m[5]) * 4]
 
 
 F2 = Scheme(2, shift=2, odd_inverse=1)

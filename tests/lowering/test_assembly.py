@@ -185,3 +185,17 @@ def test_winograd_products_keep_off_the_stack(cpu: str, instruction: str) -> Non
     loop = hottest_loop(execute.assembly(execute.compile_kernels([kernel], cpu)), instruction)
     assert len(matching(loop, instruction)) >= 10
     assert not [text for text in loop if "(%rsp" in text or "[sp" in text]
+
+
+@pytest.mark.parametrize(
+    ("cpu", "widening"), [("x86-64-v3", r"vpmovsxwd|vpackusdw"), ("cortex-a72", r"sshll2?\s.*\.4s")]
+)
+def test_winograd_transforms_the_data_in_words(cpu: str, widening: str) -> None:
+    """No product with a Python number: TVM would widen the words for it."""
+    case = make_case(replace(SHAPES["1x1"], kernel_height=3, kernel_width=3, padding=(1, 1, 1, 1)))
+    kernel = build(case.workload, case.constants, execute.profile(cpu), "int16")
+    assert kernel.template == "winograd4"
+    loops = innermost_loops(execute.assembly(execute.compile_kernels([kernel], cpu)))
+    transforms = [loop for loop in loops if len(matching(loop, r"vpsubw|sub\s.*\.8h")) > 50]
+    assert transforms
+    assert not [text for loop in transforms for text in matching(loop, widening)]

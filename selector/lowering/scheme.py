@@ -2,9 +2,10 @@
 
 F(m×m, 3×3) computes m×m outputs from (m+2)×(m+2) inputs with (m+2)² multiplications instead of 9m²: 4 times fewer for
 m = 4, 2.25 times fewer for m = 2.  All transforms are integer: the fractions of the usual matrices are moved into the
-inverse transform, which then yields ``s·y`` with ``s = 576 = 9·64`` (m = 4) or ``s = 4`` (m = 2).  Sums may wrap, since
-everything holds modulo 2³²; ``y`` is recovered exactly by the inverse of the odd part of ``s`` and an arithmetic shift
-by the even part, if ``|y| < 2³¹ / 2^shift``: 2²⁵ for m = 4, 2²⁹ for m = 2.  The constant weights prove it, or not.
+inverse transform and, as far as it stays small, that of the weights, so that the result is ``s·y`` with
+``s = 576 = 9·64`` (m = 4) or ``s = 4`` (m = 2).  Sums may wrap, since everything holds modulo 2³²; ``y`` is recovered
+exactly by the inverse of the odd part of ``s`` and an arithmetic shift by the even part, if ``|y| < 2³¹ / 2^shift``:
+2²⁵ for m = 4, 2²⁹ for m = 2.  The constant weights prove it, or not.
 
 The transformed data is at most 100 (m = 4) or 4 (m = 2) times |x - zp| <= 255, the transformed weights at most 49 or 9
 times |w - zp| <= 255: both fit int16.
@@ -64,7 +65,7 @@ class Scheme:
         return [first, a + b, a - b, even + odd2, even - odd2, last]
 
     def inverse(self, m: list[Expr]) -> list[Expr]:
-        """sAᵀ m along one axis (the scale of each point is in here)."""
+        """sAᵀ m along one axis (with what ``weight`` leaves of the scale of each point)."""
         if self.size == 2:
             return [m[0] + m[1] + m[2], m[1] - m[2] - m[3]]
         plus, minus, r, t2 = (m[1] + m[2]) * 4, (m[2] - m[1]) * 4, m[3] + m[4], (m[3] - m[4]) * 2

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from selector.features import quantities
-from selector.features.quantities import machine, side
+from selector.features.quantities import Machine, machine, side
 from selector.features.table import TABLE, Feature
 from selector.lowering import dot
 from selector.lowering.plan import facts
@@ -47,10 +47,10 @@ def distinct(workloads: Sequence[ConvWorkload], target: TargetProfile) -> tuple[
 
     A network repeats its layers with other weights: MobileNetV2 has 53 convolutions and 31 rows.
     """
-    dots = dot.candidates(target, "int8")
+    known, dots = machine(target), dot.candidates(target, "int8")
     kinds = [_kind(workload, dots) for workload in workloads]
     examples = dict(zip(kinds, workloads, strict=True))
-    rows = np.array([_row(workload, target) for workload in examples.values()], np.float64).reshape(-1, len(TABLE))
+    rows = np.array([_row(workload, known) for workload in examples.values()], np.float64).reshape(-1, len(TABLE))
     number = {kind: index for index, kind in enumerate(examples)}
     return rows, [number[kind] for kind in kinds]
 
@@ -71,17 +71,16 @@ _FACTS = {"data_zero_point", "weight_zero_point", "weight_bound", "pair_bound", 
 _shape = operator.attrgetter(*(field.name for field in fields(ConvWorkload) if field.name not in _FACTS))
 
 
-def _row(workload: ConvWorkload, target: TargetProfile) -> tuple[float, ...]:
-    levels = machine(target).levels
+def _row(workload: ConvWorkload, known: Machine) -> tuple[float, ...]:
     return _formulas()(
         w=workload,
-        t=target,
-        a=side(workload, target, "int8"),
-        b=side(workload, target, "int16"),
+        t=known.target,
+        a=side(workload, known, "int8"),
+        b=side(workload, known, "int16"),
         pixels=workload.out_height * workload.out_width,
         reduction=workload.kernel_height * workload.kernel_width * workload.group_in_channels,
-        l2=levels[1][1],
-        memory=levels[-1][1],
+        l2=known.levels[1][1],
+        memory=known.levels[-1][1],
     )
 
 

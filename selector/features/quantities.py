@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from selector.lowering import dot
 from selector.lowering.plan import Plan, plan
@@ -24,8 +25,10 @@ _MODEL_ISSUE = 4  # vector instructions a cycle in the models of selector.loweri
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The rates of a target, known or assumed."""
+    """A target and its rates, known or assumed."""
 
+    target: TargetProfile
+    plain: dot.Dot  # the row of the int16 lowering, which leaves its operands as they are
     dots: Mapping[str, float]  # dot row -> 10^9 multiply-accumulates a second of one core, registers only
     loops: Mapping[str, float]  # the same for an inner loop with its loads
     levels: tuple[tuple[float, float], ...]  # (bytes it holds, bytes a second of one core), from L1 to memory
@@ -35,14 +38,13 @@ class Machine:
         """Multiply-accumulates a second of one core."""
         return 1e9 * (self.dots.get(row.name) or _assumed_gmacs(row))
 
-    def clock(self, row: dot.Dot, plain: dot.Dot) -> float:
+    def clock(self, row: dot.Dot) -> float:
         """Cycles of the templates' models a second, when they run on ``row``.
 
-        From the rate of its inner loop, loads included, and never more than with ``plain``, a row that leaves its
-        operands as they are: what a kernel does to every operand, such as widening weights, the models of the templates
-        count no second time.
+        From the rate of its inner loop, loads included, and never more than with the plain row: what a kernel does to
+        every operand, such as widening weights, the models of the templates count no second time.
         """
-        return min(self.loop_rate(each) / (_MODEL_ISSUE * each.rate()) for each in (row, plain))
+        return min(self.loop_rate(each) / (_MODEL_ISSUE * each.rate()) for each in (row, self.plain))
 
     def loop_rate(self, row: dot.Dot) -> float:
         """The same for an inner loop with its loads."""
@@ -69,6 +71,8 @@ def machine(target: TargetProfile) -> Machine:
         memory_all = rates.dram_all_gbs
     held = (float(target.l1_bytes), float(target.l2_bytes), float(target.l3_bytes), math.inf)
     return Machine(
+        target=target,
+        plain=dot.candidates(target, "int16")[0],
         dots=dict(rates.dots) if rates else {},
         loops=dict(rates.loops) if rates else {},
         levels=tuple((size, speed * 1e9) for size, speed in zip(held, speeds, strict=True)),
@@ -81,8 +85,7 @@ def _assumed_gmacs(row: dot.Dot) -> float:
     return row.rate() * (4 if row.arch == "x86_64" and row.lanes <= 8 else 2) * _CLOCK
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
+class Side(NamedTuple):
     """One lowering of a workload on a target; seconds are of the whole call, all threads at work."""
 
     plan: Plan
@@ -101,12 +104,11 @@ class Side:
     share: float  # of the work that the busiest thread has: 1 / threads at best
 
 
-def side(workload: ConvWorkload, target: TargetProfile, lowering: str) -> Side:
+def side(workload: ConvWorkload, known: Machine, lowering: str) -> Side:
     """One lowering in seconds and bytes."""
-    made = plan(workload, target, lowering)
-    known, row, threads = machine(target), made.row, min(workload.threads, made.tasks)
-    rate = known.rate(row)
-    clock = known.clock(row, dot.candidates(target, "int16")[0])
+    made = plan(workload, known.target, lowering)
+    row, threads = made.row, min(workload.threads, made.tasks)
+    rate, clock = known.rate(row), known.clock(row)
     share = math.ceil(made.tasks / threads) / made.tasks if threads > 1 else 1.0
     data, out = workload.data_bytes(), workload.out_bytes()
     in_use = made.band_bytes if made.scratch_bytes else 0
@@ -120,7 +122,7 @@ def side(workload: ConvWorkload, target: TargetProfile, lowering: str) -> Side:
     )
     compute, prepare, term2 = (
         cycles / clock * share
-        for cycles in (made.cycles + _widening_cycles(made, target), made.prepare_cycles, made.term2_cycles)
+        for cycles in (made.cycles + _widening_cycles(made, known.target), made.prepare_cycles, made.term2_cycles)
     )
     return Side(
         plan=made,

@@ -135,7 +135,7 @@ class _Depthwise:
         work, plan = self.work, self.plan
         row_groups = math.ceil(work.out_height / plan.out_rows)
         tasks = work.batch * row_groups
-        share = tasks if work.threads == 1 else math.ceil(tasks / (2 * work.threads))
+        share = math.ceil(tasks / work.threads)
 
         def task(index: Expr) -> None:
             scratch = T.alloc_buffer((plan.groups * self.width * self.chunk * self.row.depth,), self.row.data_dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from selector.lowering.dot import Dot
 from selector.lowering.interleave import RowPlan
@@ -13,8 +13,7 @@ from selector.workload import ConvWorkload
 _EPILOGUE_REGISTERS = 4  # for its constants, where they are loaded
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """How channels and rows are divided."""
 
     plan: RowPlan

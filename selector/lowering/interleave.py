@@ -28,10 +28,18 @@ class RowPlan:
 
     @classmethod
     def of(cls, workload: ConvWorkload, depth: int) -> RowPlan:
-        """The plan with the fewest dot instructions and interleavings for each output row."""
+        """The plan with the fewest dot instructions and interleavings for the thread that has most to do."""
         work = workload
-        most = min(_MOST_OUT_ROWS, work.out_height)
-        return _row_plan(work.kernel_height, work.kernel_width, work.stride, work.dilation[0], most, depth)
+        return _row_plan(
+            work.kernel_height,
+            work.kernel_width,
+            work.stride,
+            work.dilation[0],
+            work.out_height,
+            work.batch,
+            work.threads,
+            depth,
+        )
 
     def tap(self, out_row: int, group: int, d: int) -> int | None:
         """Kernel row that element ``d`` of a group contributes to an output row; None: no contribution."""
@@ -63,7 +71,14 @@ def _rows_of_groups(plan: RowPlan) -> tuple[tuple[int, ...], ...]:
 
 @functools.lru_cache(maxsize=256)
 def _row_plan(
-    kernel_height: int, kernel_width: int, stride: tuple[int, int], dilation: int, most_out_rows: int, depth: int
+    kernel_height: int,
+    kernel_width: int,
+    stride: tuple[int, int],
+    dilation: int,
+    out_height: int,
+    batch: int,
+    threads: int,
+    depth: int,
 ) -> RowPlan:
     def plan(out_rows: int) -> RowPlan:
         rows = (out_rows - 1) * stride[0] + kernel_height
@@ -71,10 +86,14 @@ def _row_plan(
 
     def cost(made: RowPlan) -> float:
         dots = sum(map(len, made.rows_of_groups()))
-        interleaving = made.groups * depth * stride[1] * INTERLEAVE_UOPS
-        return (dots * kernel_width * 3 + interleaving) / made.out_rows
+        # Half of it is loading, which the rows repeated at the end of the last group cost nothing.
+        rows = (made.out_rows - 1) * stride[0] + kernel_height
+        interleaving = (rows + made.groups * depth) / 2 * stride[1] * INTERLEAVE_UOPS
+        bands = math.ceil(batch * math.ceil(out_height / made.out_rows) / threads)
+        return (dots * kernel_width * 3 + interleaving) * bands
 
-    return min(map(plan, range(1, (1 if dilation > 1 else most_out_rows) + 1)), key=cost)
+    most = 1 if dilation > 1 else min(_MOST_OUT_ROWS, out_height)
+    return min(map(plan, range(1, most + 1)), key=cost)
 
 
 def pack(weight: np.ndarray, workload: ConvWorkload, depth: int) -> np.ndarray:

@@ -7,7 +7,8 @@ constants with these facts has the template, the dot instruction and the registe
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from selector.lowering import conv, depthwise, dot, int8, int16, tiling, winograd
 from selector.lowering.depthwise_layout import Layout
@@ -24,8 +25,7 @@ _ISSUE = 4  # vector instructions a cycle, as in the cost models of the template
 WORTH_WAKING = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """The code of one workload under one lowering, as its own models see it.
 
     Everything counts the whole work, all threads together; cycles are those of one core.
@@ -191,7 +191,7 @@ def _depthwise(workload: ConvWorkload, row: dot.Dot, target: TargetProfile, *, t
         weight_passes=bands,
         panel_bytes=taps * layout.vectors * row.lanes,
         band_bytes=interleaved,
-        tasks=min(bands, 2 * work.threads) if work.threads > 1 else 1,
+        tasks=bands if work.threads > 1 else 1,
     )
 
 

@@ -6,14 +6,13 @@ lowering's subtraction and widening.  The band is small enough to stay in the ca
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from selector.lowering.tir import Expr, T, branch, cast, const, load, loop, otherwise, store, vector
 from selector.workload import ConvWorkload
 
 
-@dataclass(frozen=True)
-class Band:
+class Band(NamedTuple):
     """Geometry of the input rows under ``out_rows`` output rows, in elements of the stored data."""
 
     workload: ConvWorkload

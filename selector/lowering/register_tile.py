@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from selector.lowering.dot import Dot
 from selector.lowering.tir import Expr, Registers, T, load, loop, pick, prefetch
-from selector.target import TargetProfile
 
 
-def tile_shapes(row: Dot, target: TargetProfile) -> list[tuple[int, int]]:
-    """(pixels, vectors) whose accumulators fit the registers beside weights, data, products and constants."""
+@functools.lru_cache(maxsize=256)
+def tile_shapes(row: Dot, registers: int) -> tuple[tuple[int, int], ...]:
+    """(pixels, vectors) whose accumulators fit so many registers beside weights, data, products and constants."""
     shapes = []
     for vectors in (1, 2, 3, 4, 6):
         if row.by_lane:  # one group after the other, the data of all pixels at hand: in one half of the registers
             most, data, spare = 8, 1, row.temporaries + vectors
         else:
             most, data, spare = 12, 0, row.temporaries + (vectors * row.pixels + 1) * row.groups + row.ones
-        pixels = (target.vector_registers - spare) // (vectors + data) // row.pixels * row.pixels
+        pixels = (registers - spare) // (vectors + data) // row.pixels * row.pixels
         if pixels >= 1:
             shapes.append((min(pixels, most), vectors))
-    return shapes
+    return tuple(shapes)
 
 
 def reduce(row: Dot, steps: int, step: Callable[[Expr], None]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from selector.lowering.dot import Dot
 from selector.lowering.register_tile import tile_shapes
@@ -13,8 +14,7 @@ from selector.weights import is_merged
 from selector.workload import ConvWorkload
 
 
-@dataclass(frozen=True)
-class Tile:
+class Tile(NamedTuple):
     """Shape of the register tile and of the work of one task."""
 
     pixels: int  # largest number of pixels of a tile
@@ -75,7 +75,7 @@ def _costs(workload: ConvWorkload, row: Dot, target: TargetProfile) -> dict[tupl
         step = max(vector_ops / 4, loads / 2, row.uops + 1) + loads / 8  # loads are never quite free
         return workload.batch * blocks * tiles * (steps * step + width * vectors * 3 + 10)  # the last: epilogue
 
-    return {shape: cycles(*shape) for shape in tile_shapes(row, target)}
+    return {shape: cycles(*shape) for shape in tile_shapes(row, target.vector_registers)}
 
 
 def _rounded_up(count: int, unit: int) -> int:
@@ -93,9 +93,14 @@ def divide(workload: ConvWorkload, row: Dot, target: TargetProfile) -> Dot:
 def choose_tile(workload: ConvWorkload, row: Dot, target: TargetProfile) -> Tile:
     """The register tile with the least modelled work, and the partition that goes with it."""
     costs = _costs(workload, row, target)
-    pixels, vectors = min(costs, key=lambda shape: costs[shape])
+    pixels, vectors = min(costs, key=costs.__getitem__)
     rows, channel_tasks = _partition(workload, 2 if row.data_dtype == "int16" else 1, vectors * row.lanes, pixels)
     return Tile(pixels, vectors, rows, channel_tasks, costs[pixels, vectors])
+
+
+# Threads that divide the channels of a pixel each copy the band and write to the same cache lines: 3 % in the median of
+# 70 convolutions on two threads of Zen 3.
+_SHARING = 1.03
 
 
 def _partition(workload: ConvWorkload, element: int, block: int, tile_pixels: int) -> tuple[int, int]:
@@ -113,13 +118,11 @@ def _partition(workload: ConvWorkload, element: int, block: int, tile_pixels: in
     if work.threads > 1:
         blocks = work.groups * math.ceil(work.group_out_channels / block)
         bands = work.batch * math.ceil(work.out_height / rows)
-        if bands < 2 * work.threads:
+        if bands % work.threads:
             by_rows = math.ceil(work.out_height / (work.threads * math.ceil(bands / work.threads)))
             waste_rows = _rounded_up(math.ceil(work.out_height / by_rows), work.threads) * by_rows / work.out_height
             waste_blocks = _rounded_up(blocks, work.threads) / blocks
-            if bands % work.threads == 0:
-                pass
-            elif waste_rows <= waste_blocks or blocks < work.threads:
+            if waste_rows <= waste_blocks * _SHARING or blocks < work.threads:
                 rows = by_rows
             else:
                 channel_tasks = work.threads

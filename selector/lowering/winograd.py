@@ -52,14 +52,15 @@ def partition(scheme: Scheme, workload: ConvWorkload, target: TargetProfile) -> 
     """(equal shares of an image's tiles, tasks that divide the blocks of channels of a share among them).
 
     V and M of a share fit half of L2.  With threads to feed, either there are as many shares as it takes, each of which
-    streams all weights, or a share's channels are divided, and each part transforms the data again: whichever is less.
+    streams all weights, or a share's channels are divided, and each part transforms the data again.  From six tiles on
+    a share's products take longer than its weights need to arrive (70 convolutions on two threads of Zen 3).
     """
     tiles = math.ceil(workload.out_height / scheme.size) * math.ceil(workload.out_width / scheme.size)
     bytes_of_tile = scheme.points**2 * (workload.in_channels * 2 + 64)
     shares = max(1, math.ceil(tiles * bytes_of_tile / (target.l2_bytes // 2)))
     if workload.batch * shares % workload.threads == 0:
         return shares, 1
-    if workload.out_channels > 2 * tiles:
+    if tiles < 6 * workload.threads and workload.out_channels > 2 * tiles:
         return shares, workload.threads
     return min(tiles, math.ceil(shares / workload.threads) * workload.threads), 1
 
@@ -82,7 +83,7 @@ def tile_shape(workload: ConvWorkload, tiles: int, row: Dot, target: TargetProfi
         width = tiles / count
         return blocks * count * max(width * vectors * row.uops / 4, (width + vectors) / 2, 3)
 
-    return min((shape for shape in tile_shapes(row, target) if shape[1] <= 4), key=price)
+    return min((shape for shape in tile_shapes(row, target.vector_registers) if shape[1] <= 4), key=price)
 
 
 def build(

@@ -81,7 +81,7 @@ def test_interleave(depth: int, dtype: str, lanes: int) -> None:
 @pytest.mark.parametrize("row", dot.DOTS, ids=lambda row: row.name)
 def test_register_tiles_leave_room(row: dot.Dot, target: str) -> None:
     profile = execute.profile(target)
-    shapes = tile_shapes(row, profile)
+    shapes = tile_shapes(row, profile.vector_registers)
     assert shapes
     for pixels, vectors in shapes:
         if row.by_lane:

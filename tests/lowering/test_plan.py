@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from selector.lowering import LOWERINGS, build
+from selector.lowering import LOWERINGS, build, scheme, winograd
 from selector.lowering import plan as plans
 from selector.lowering.plan import employed, plan
 from selector.lowering.reference import convolve
@@ -71,6 +73,42 @@ def test_threads_are_woken_for_work_that_is_worth_it(lowering: str, monkeypatch:
     monkeypatch.setattr(plans, "WORTH_WAKING", 1.01 * cycles)
     assert plan(work, profile, lowering).tasks == 1
     assert employed(work, profile, lowering) == replace(work, threads=1)
+
+
+@pytest.mark.parametrize("lowering", LOWERINGS)
+@pytest.mark.parametrize(
+    "work",
+    [
+        ConvWorkload(1, 25, 10, 276, 276, 3, 3, (2, 2), (1, 0, 1, 1), groups=276, threads=2),  # five bands of rows
+        ConvWorkload(1, 224, 224, 3, 64, 3, 3, (2, 2), threads=2),  # 111 rows, or 64 channels that halve evenly
+        ConvWorkload(1, 27, 27, 32, 128, 3, 3, padding=(1, 1, 1, 1), threads=2),  # 49 tiles of Winograd's
+        ConvWorkload(1, 40, 40, 256, 256, 1, 1, threads=2),  # three bands for L2
+    ],
+    ids=lambda work: work.kind,
+)
+def test_no_thread_has_much_more_to_do(work: ConvWorkload, lowering: str) -> None:
+    profile = execute.profile("x86-64-v2")
+    tasks = plan(work, profile, lowering).tasks
+    assert math.ceil(tasks / work.threads) / tasks <= 0.6
+    case = make_case(work, weights="full")
+    script = build(case.workload, case.constants, profile, lowering).func.script()
+    (extent,) = map(int, re.findall(r"T\.parallel\((\d+)\)", script))
+    assert extent % work.threads == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "in_channels", "out_channels", "expected"),
+    [
+        (7, 512, 512, (1, 2)),  # four tiles: the weights are what takes time
+        (27, 32, 128, (2, 1)),
+        (12, 24, 8, (2, 1)),  # one block of channels, which two threads cannot divide
+    ],
+)
+def test_winograd_divides_tiles_or_channels(
+    size: int, in_channels: int, out_channels: int, expected: tuple[int, int]
+) -> None:
+    work = ConvWorkload(1, size, size, in_channels, out_channels, 3, 3, padding=(1, 1, 1, 1), threads=2)
+    assert winograd.partition(scheme.F4, work, execute.profile("x86-64-v3")) == expected
 
 
 @pytest.mark.parametrize("lowering", LOWERINGS)

@@ -100,9 +100,8 @@ def output_bound(workload: ConvWorkload, constants: ConvConstants) -> int:
     return int(np.abs(weight).sum(axis=(1, 2, 3)).max()) * largest
 
 
-def transform_weights(scheme: Scheme, weight: np.ndarray) -> np.ndarray:
-    """(O, 3, 3, C) int16 -> (points², O, C) int16: G w Gᵀ, exact."""
-    wide = weight.astype(np.int16)  # every intermediate fits
-    columns = [scheme.weight([wide[:, i, j] for i in range(3)]) for j in range(3)]
+def transform_weights(scheme: Scheme, weight: np.ndarray) -> list[np.ndarray]:
+    """(3, 3, …) int16 -> the points² positions, row by row, of (…): G w Gᵀ, exact, as every intermediate fits."""
+    columns = [scheme.weight([weight[i, j] for i in range(3)]) for j in range(3)]
     rows = [scheme.weight([column[i] for column in columns]) for i in range(scheme.points)]
-    return np.stack([value for row in rows for value in row])
+    return [position for row in rows for position in row]

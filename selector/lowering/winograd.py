@@ -160,12 +160,13 @@ class _Winograd:
 
     def _pack(self, weight: np.ndarray, slots: np.ndarray) -> np.ndarray:
         """U as [block][position][step][vector][lane][depth]; ``slots`` (blocks, block): the channel of each lane."""
-        row = self.row
-        transformed = transform_weights(self.scheme, weight)
-        padded = np.zeros((len(transformed), self._padded_channels, self.channels), np.int16)
-        padded[:, : self.work.out_channels, : self.work.in_channels] = transformed
-        shape = (len(transformed), len(slots), self.vectors, row.lanes, self.steps, row.groups, row.depth)
-        return np.ascontiguousarray(padded[:, slots].reshape(shape).transpose(1, 0, 4, 5, 2, 3, 6)).reshape(-1)
+        row, work = self.row, self.work
+        padded = np.zeros((3, 3, self._padded_channels, self.channels), np.int16)
+        padded[:, :, : work.out_channels, : work.in_channels] = weight.transpose(1, 2, 0, 3)
+        shape = (3, 3, len(slots), self.vectors, row.lanes, self.steps, row.groups, row.depth)
+        # Put in order first: there are four times as many afterwards.
+        ordered = np.ascontiguousarray(padded[:, :, slots].reshape(shape).transpose(0, 1, 2, 5, 6, 3, 4, 7))
+        return np.stack(transform_weights(self.scheme, ordered), axis=1).reshape(-1)
 
     # -- code ------------------------------------------------------------------------------------------------------
 

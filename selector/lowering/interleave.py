@@ -80,15 +80,16 @@ def _row_plan(
     threads: int,
     depth: int,
 ) -> RowPlan:
+    def rows(out_rows: int) -> int:
+        return (out_rows - 1) * stride[0] + kernel_height
+
     def plan(out_rows: int) -> RowPlan:
-        rows = (out_rows - 1) * stride[0] + kernel_height
-        return RowPlan(out_rows, math.ceil(rows / depth), dilation, depth, kernel_height, stride[0])
+        return RowPlan(out_rows, math.ceil(rows(out_rows) / depth), dilation, depth, kernel_height, stride[0])
 
     def cost(made: RowPlan) -> float:
         dots = sum(map(len, made.rows_of_groups()))
         # Half of it is loading, which the rows repeated at the end of the last group cost nothing.
-        rows = (made.out_rows - 1) * stride[0] + kernel_height
-        interleaving = (rows + made.groups * depth) / 2 * stride[1] * INTERLEAVE_UOPS
+        interleaving = (rows(made.out_rows) + made.groups * depth) / 2 * stride[1] * INTERLEAVE_UOPS
         bands = math.ceil(batch * math.ceil(out_height / made.out_rows) / threads)
         return (dots * kernel_width * 3 + interleaving) * bands
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from selector.lowering.depthwise_layout import Layout, columns_read, readers
 from selector.lowering.dot import Dot
-from selector.lowering.interleave import interleave, pack
+from selector.lowering.interleave import RowPlan, interleave, pack
 from selector.lowering.kernel import Kernel, assemble
 from selector.lowering.operands import Operands
 from selector.lowering.prepare import convert
@@ -47,9 +47,13 @@ def takes(workload: ConvWorkload) -> bool:
     return workload.kind == "depthwise" and workload.out_channels >= _MIN_CHANNELS
 
 
-def fits(workload: ConvWorkload, row: Dot) -> bool:
-    """Whether the channels fill one vector of the row, and each of its lanes is a channel."""
-    return row.lanes <= workload.out_channels and row.pixels == 1
+def choose(workload: ConvWorkload, rows: list[Dot]) -> Dot:
+    """The row that needs the fewest instructions, of those whose lanes are channels that the workload has.
+
+    Of equals, the one that takes the data as it is.
+    """
+    fitting = [row for row in rows if row.lanes <= workload.out_channels and row.pixels == 1]
+    return min(fitting, key=lambda row: (RowPlan.cost(workload, row), row.data_dtype != workload.data_dtype))
 
 
 def build(
@@ -108,10 +112,12 @@ class _Depthwise:
 
     def _pack(self, weight: np.ndarray) -> np.ndarray:
         """[channel vector][KW][out row][group][lane][depth]; the last chunk may overlap the one before."""
-        packed = pack(weight, self.work, self.row.depth)
+        packed = pack(weight, self.plan)
         slots = np.add.outer(self._starts(), np.array(self.order)).reshape(-1, self.row.lanes)
         stacked = packed[slots]  # vector, lane, KW, out row, group, depth
-        return np.ascontiguousarray(stacked.transpose(0, 2, 3, 4, 1, 5)).reshape(-1)
+        # Too few for their bytes to matter, and only weights as wide as the data are operands in memory.
+        wide = np.int16 if self.row.data_dtype == "int16" else np.int8
+        return stacked.transpose(0, 2, 3, 4, 1, 5).astype(wide).reshape(-1)
 
     def _starts(self) -> list[int]:
         channels = self.work.out_channels
@@ -276,8 +282,8 @@ class _Depthwise:
         scratch: Expr,
     ) -> None:
         work, plan, lanes, vectors = self.work, self.plan, self.row.lanes, self.vectors
-        if not self.memory_operands:
-            position = opaque(position, self.out)
+        # Else LLVM loads the weights before the loop over tiles, more than fit the registers, onto the stack.
+        position = opaque(position, self.out)
         outputs = width * plan.out_rows * vectors
         accumulators = [Registers(outputs, "int32", lanes) for _ in self.weights]
         for acc, total in enumerate(accumulators):

@@ -10,6 +10,9 @@ from selector.lowering.interleave import RowPlan
 from selector.target import TargetProfile
 from selector.workload import ConvWorkload
 
+# Instructions that a chunk costs for every output pixel, whatever its size, fitted to sizes of 8, 16 and 32 on AVX2.
+_CHUNK_UOPS = 6
+_WORTH_OVERLAPPING = 7 / 8
 _EPILOGUE_REGISTERS = 4  # for its constants, where they are loaded
 
 
@@ -27,8 +30,9 @@ class Layout(NamedTuple):
     @classmethod
     def of(cls, workload: ConvWorkload, row: Dot, target: TargetProfile, *, term2: bool) -> Layout:
         """The layout of a convolution on one dot instruction, with or without Term2."""
-        plan = RowPlan.of(workload, row.depth)
-        chunk = _chunk(workload.out_channels, row.lanes, target.vector_bits // 8)
+        plan = RowPlan.of(workload, row)
+        products = plan.product_uops(workload.kernel_width, row.uops) / (plan.out_rows * row.lanes)
+        chunk = _chunk(workload.out_channels, row.lanes, target.vector_bits // 8, products)
         piece = min(chunk, target.vector_bits // (16 if row.data_dtype == "int16" else 8))
         # The packs of the epilogue undo what unpacking inside 128 bits does to the order.
         wide = row.lanes == 8 and row.depth > 1 and piece == row.lanes * row.depth
@@ -59,8 +63,18 @@ def readers(workload: ConvWorkload, column: int, width: int) -> list[tuple[int, 
     return [(i, k) for i in range(width) for k in range(workload.kernel_width) if i * stride + k * dilation == column]
 
 
-def _chunk(channels: int, lanes: int, vector_bytes: int) -> int:
-    """Channels handled at once: the size that covers all channels with the least overlap, larger first."""
+def _chunk(channels: int, lanes: int, vector_bytes: int, products: float) -> int:
+    """Channels handled at once: the size that covers all with the least overlap, larger first.
+
+    Unless another one saves enough instructions to pay for overlaps and for loads that cross cache lines.
+    ``products``: instructions of one output.
+    """
     largest = max(vector_bytes, lanes)
-    sizes = [largest >> i for i in range(8) if largest >> i >= lanes and largest >> i <= channels]
-    return min(sizes or [lanes], key=lambda size: (math.ceil(channels / size) * size, -size))
+    sizes = [largest >> i for i in range(8) if largest >> i >= lanes and largest >> i <= channels] or [lanes]
+
+    def uops(size: int) -> float:
+        return math.ceil(channels / size) * (size * products + _CHUNK_UOPS)
+
+    snug = min(sizes, key=lambda size: (math.ceil(channels / size) * size, -size))
+    fastest = min(sizes, key=uops)
+    return fastest if uops(fastest) < _WORTH_OVERLAPPING * uops(snug) else snug

@@ -33,7 +33,7 @@ def choose(workload: ConvWorkload, bound: int, target: TargetProfile) -> tuple[d
     """The dot instruction, the template module and the Winograd scheme, for a |accumulator| of at most ``bound``."""
     if depthwise.takes(workload):
         rows = dot.candidates(target, "int16", depthwise.MAX_DOT_GROUPS)
-        return next(row for row in rows if depthwise.fits(workload, row)), depthwise, None
+        return depthwise.choose(workload, rows), depthwise, None
     row = dot.candidates(target, "int16", conv.MAX_DOT_GROUPS)[0]
     scheme = _best_scheme(workload, bound, row, target)
     if scheme is not None:

@@ -30,10 +30,10 @@ def choose(workload: ConvWorkload, facts: WeightFacts, target: TargetProfile) ->
     template = depthwise if depthwise.takes(workload) else conv
     rows = [row for row in dot.candidates(target, "int8", template.MAX_DOT_GROUPS) if row.safe(facts)]
     if template is depthwise:
-        rows = [row for row in rows if depthwise.fits(workload, row)]
+        return depthwise.choose(workload, rows), depthwise
     # Of equals, the one that takes the data as it is.
     row = max(rows, key=lambda row: (row.rate(), row.data_dtype == workload.data_dtype))
-    return row if template is depthwise else tiling.divide(workload, row, target), template
+    return tiling.divide(workload, row, target), conv
 
 
 def _operands(workload: ConvWorkload, constants: ConvConstants, row: dot.Dot) -> Operands:

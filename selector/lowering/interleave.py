@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from selector.lowering.dot import Dot
 from selector.lowering.tir import Expr, T, pick
 from selector.workload import ConvWorkload
 
@@ -27,20 +28,14 @@ class RowPlan:
     stride: int  # input rows from one output row to the next
 
     @classmethod
-    def of(cls, workload: ConvWorkload, depth: int) -> RowPlan:
-        """The plan with the fewest dot instructions and interleavings for the thread that has most to do."""
-        work = workload
-        return _row_plan(
-            work.kernel_height,
-            work.kernel_width,
-            work.stride,
-            work.dilation[0],
-            work.out_height,
-            work.batch,
-            work.threads,
-            depth,
-        )
+    def of(cls, workload: ConvWorkload, row: Dot) -> RowPlan:
+        """The plan with the fewest instructions, on one dot instruction, for the thread that has most to do."""
+        return _best(workload, row)[0]
 
+    @classmethod
+    def cost(cls, workload: ConvWorkload, row: Dot) -> float:
+        """Modelled instructions of that plan for one column and channel."""
+        return _best(workload, row)[1] / row.lanes
     def tap(self, out_row: int, group: int, d: int) -> int | None:
         """Kernel row that element ``d`` of a group contributes to an output row; None: no contribution."""
         tap = group * self.depth + d - (out_row * self.stride if self.spacing == 1 else 0)
@@ -56,6 +51,11 @@ class RowPlan:
             if [self.tap(g, other, d) for d in range(self.depth)] == taps
         )
 
+    def product_uops(self, kernel_width: int, uops: float) -> float:
+        """Instructions that multiply one vector of channels of one column, with ``uops`` for each dot product."""
+        dots = sum(map(len, self.rows_of_groups())) * kernel_width
+        return dots * (uops + 1)  # one more: the load that it shares with no other
+
     def rows_of_groups(self) -> tuple[tuple[int, ...], ...]:
         """Output rows that need each group."""
         return _rows_of_groups(self)
@@ -69,6 +69,22 @@ def _rows_of_groups(plan: RowPlan) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(g for g in range(plan.out_rows) if uses(g, group)) for group in range(plan.groups))
 
 
+def _best(workload: ConvWorkload, row: Dot) -> tuple[RowPlan, float]:
+    """The best plan and what it costs a column and vector of channels."""
+    work = workload
+    return _row_plan(
+        work.kernel_height,
+        work.kernel_width,
+        work.stride,
+        work.dilation[0],
+        work.out_height,
+        work.batch,
+        work.threads,
+        row.depth,
+        row.uops,
+    )
+
+
 @functools.lru_cache(maxsize=256)
 def _row_plan(
     kernel_height: int,
@@ -79,7 +95,8 @@ def _row_plan(
     batch: int,
     threads: int,
     depth: int,
-) -> RowPlan:
+    uops: float,
+) -> tuple[RowPlan, float]:
     def rows(out_rows: int) -> int:
         return (out_rows - 1) * stride[0] + kernel_height
 
@@ -87,23 +104,22 @@ def _row_plan(
         return RowPlan(out_rows, math.ceil(rows(out_rows) / depth), dilation, depth, kernel_height, stride[0])
 
     def cost(made: RowPlan) -> float:
-        dots = sum(map(len, made.rows_of_groups()))
         # Half of it is loading, which the rows repeated at the end of the last group cost nothing.
         interleaving = (rows(made.out_rows) + made.groups * depth) / 2 * stride[1] * INTERLEAVE_UOPS
         bands = math.ceil(batch * math.ceil(out_height / made.out_rows) / threads)
-        return (dots * kernel_width * 3 + interleaving) * bands
+        return (made.product_uops(kernel_width, uops) + interleaving) * bands
 
     most = 1 if dilation > 1 else min(_MOST_OUT_ROWS, out_height)
-    return min(map(plan, range(1, most + 1)), key=cost)
+    best = min(map(plan, range(1, most + 1)), key=cost)
+    return best, cost(best)
 
 
-def pack(weight: np.ndarray, workload: ConvWorkload, depth: int) -> np.ndarray:
+def pack(weight: np.ndarray, plan: RowPlan) -> np.ndarray:
     """Depthwise weights (O, KH, KW, 1) as (O, KW, out row, group, depth), zero where a row does not contribute."""
-    plan = RowPlan.of(workload, depth)
-    packed = np.zeros((len(weight), workload.kernel_width, plan.out_rows, plan.groups, depth), weight.dtype)
+    packed = np.zeros((len(weight), weight.shape[2], plan.out_rows, plan.groups, plan.depth), weight.dtype)
     for out_row in range(plan.out_rows):
         for group in range(plan.groups):
-            for d in range(depth):
+            for d in range(plan.depth):
                 tap = plan.tap(out_row, group, d)
                 if tap is not None:
                     packed[:, :, out_row, group, d] = weight[:, tap, :, 0]

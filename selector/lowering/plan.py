@@ -174,7 +174,7 @@ def _depthwise(workload: ConvWorkload, row: dot.Dot, target: TargetProfile, *, t
     interleaved = rows.groups * row.depth * columns * layout.chunk * _element_bytes(row)
     chunks = padded // layout.chunk
     pieces = bands * rows.groups * row.depth * columns * padded / layout.piece
-    taps = work.kernel_width * rows.out_rows * rows.groups * row.depth * (2 if row.weight_dtype == "int16" else 1)
+    taps = work.kernel_width * rows.out_rows * rows.groups * row.depth * _element_bytes(row)
     stores = bands * rows.out_rows * work.out_width * padded / row.lanes * 3
     return Plan(
         template=depthwise.NAME,

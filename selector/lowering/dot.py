@@ -258,7 +258,7 @@ def _x86_rows() -> list[Dot]:
                     safe=lambda facts: facts.weight_bound <= 127,
                 )
             )
-        # Exact for any weights: data widened once into scratch memory, weights widened as they are loaded.
+        # Exact for any weights: data widened once into scratch memory, weights as they are loaded (depthwise: packed).
         rows.append(_x86(f"{words}_pmaddwd_widen", (words,), lanes, ("int16", "int8"), 2, 2.2, _pmaddwd))
     return rows
 

@@ -36,6 +36,7 @@ class RowPlan:
     def cost(cls, workload: ConvWorkload, row: Dot) -> float:
         """Modelled instructions of that plan for one column and channel."""
         return _best(workload, row)[1] / row.lanes
+
     def tap(self, out_row: int, group: int, d: int) -> int | None:
         """Kernel row that element ``d`` of a group contributes to an output row; None: no contribution."""
         tap = group * self.depth + d - (out_row * self.stride if self.spacing == 1 else 0)

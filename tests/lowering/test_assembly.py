@@ -159,6 +159,20 @@ def test_innermost_loop_on_other_cpus(
         assert {text.split(", ")[1] for text in products} <= data, "the data is the unsigned operand"
 
 
+@needs_avx2
+@pytest.mark.parametrize("weights", ["symmetric", "extreme"])
+@pytest.mark.parametrize("lowering", ["int8", "int16"])
+def test_depthwise_weights_are_operands_in_memory(lowering: str, weights: str) -> None:
+    """LLVM would load them before the loop over tiles, and store those that the registers do not hold."""
+    case = make_case(depthwise(5, 1), weights=weights)
+    kernel = build(case.workload, case.constants, execute.profile("native"), lowering)
+    compiled = execute.assembly(execute.compile_kernels([kernel], "native"))
+    products = re.findall(r"vpmaddwd\s+(.*), %ymm\d+, %ymm\d+", compiled)
+    assert len(products) >= 100
+    assert len([operand for operand in products if "(" in operand]) > 0.9 * len(products)
+    assert len(re.findall(r"vmov\w+\s+%ymm\d+, .*\(%rsp\)", compiled)) < 20
+
+
 @pytest.mark.parametrize("cpu", NEON)
 def test_depthwise_loops_of_neon_keep_off_the_stack(cpu: str) -> None:
     """Weights are loaded where they are used: hoisted, they would need more registers than there are."""

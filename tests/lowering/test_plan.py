@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from selector.lowering import LOWERINGS, build, scheme, winograd
 from selector.lowering import plan as plans
+from selector.lowering.depthwise_layout import Layout
 from selector.lowering.plan import employed, plan
 from selector.lowering.reference import convolve
 from selector.workload import ConvWorkload
@@ -121,3 +122,54 @@ def test_one_pixel_is_divided_by_channels(lowering: str, channels: int) -> None:
     kernel = build(case.workload, case.constants, profile, lowering)
     found = execute.run(execute.compile_kernels([kernel], target), 0, kernel, case)
     np.testing.assert_array_equal(found, convolve(case.workload, case.constants, case.data), strict=True)
+
+
+def depthwise(kernel: int, channels: int, **facts: int) -> ConvWorkload:
+    """A depthwise convolution whose output is narrowed."""
+    pad = kernel // 2
+    return ConvWorkload(
+        batch=1,
+        in_height=28,
+        in_width=28,
+        in_channels=channels,
+        out_channels=channels,
+        kernel_height=kernel,
+        kernel_width=kernel,
+        padding=(pad, pad, pad, pad),
+        groups=channels,
+        out_dtype="uint8",
+        **facts,
+    )
+
+
+@pytest.mark.parametrize(
+    ("kernel", "facts", "row"),
+    [
+        (3, {"weight_bound": 64, "pair_bound": 128}, "avx2_pmaddubsw"),
+        (5, {"weight_bound": 64, "pair_bound": 128}, "avx2_pmaddubsw"),
+        (3, {"weight_bound": 127, "pair_bound": 254}, "avx2_psign_pmaddubsw"),
+        # Five rows are two steps of four or three of two, and a step of two has half of the instructions.
+        (5, {"weight_bound": 127, "pair_bound": 254}, "avx2_pmaddwd_widen"),
+        (3, {"weight_bound": 128, "pair_bound": 256}, "avx2_pmaddwd_widen"),
+    ],
+)
+def test_depthwise_takes_the_row_of_fewest_instructions(kernel: int, facts: dict[str, int], row: str) -> None:
+    assert plan(depthwise(kernel, 96, **facts), execute.profile("x86-64-v3"), "int8").row.name == row
+
+
+@pytest.mark.parametrize(
+    ("kernel", "channels", "chunk"),
+    [
+        (3, 96, 32),
+        (3, 120, 32),  # 8 channels of 128 twice, but a quarter of the chunks of 8
+        (5, 120, 8),  # more products: the overlap costs more than the chunks
+        (3, 72, 8),
+        (3, 24, 8),
+        (3, 144, 16),
+    ],
+)
+def test_depthwise_overlaps_chunks_where_it_pays(kernel: int, channels: int, chunk: int) -> None:
+    profile = execute.profile("x86-64-v3")
+    work = depthwise(kernel, channels, weight_bound=64, pair_bound=128)
+    layout = Layout.of(work, plan(work, profile, "int8").row, profile, term2=False)
+    assert layout.chunk == chunk

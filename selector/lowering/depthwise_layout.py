@@ -75,6 +75,6 @@ def _chunk(channels: int, lanes: int, vector_bytes: int, products: float) -> int
     def uops(size: int) -> float:
         return math.ceil(channels / size) * (size * products + _CHUNK_UOPS)
 
-    snug = min(sizes, key=lambda size: (math.ceil(channels / size) * size, -size))
+    snug = min(sizes, key=lambda size: math.ceil(channels / size) * size)
     fastest = min(sizes, key=uops)
     return fastest if uops(fastest) < _WORTH_OVERLAPPING * uops(snug) else snug

@@ -54,8 +54,11 @@ class RowPlan:
 
     def product_uops(self, kernel_width: int, uops: float) -> float:
         """Instructions that multiply one vector of channels of one column, with ``uops`` for each dot product."""
-        dots = sum(map(len, self.rows_of_groups())) * kernel_width
-        return dots * (uops + 1)  # one more: the load that it shares with no other
+        return self.dots(kernel_width) * (uops + 1)  # one more: the load that it shares with no other
+
+    def dots(self, kernel_width: int) -> int:
+        """Dot products of one vector of channels of one column."""
+        return sum(map(len, self.rows_of_groups())) * kernel_width
 
     def rows_of_groups(self) -> tuple[tuple[int, ...], ...]:
         """Output rows that need each group."""

@@ -168,8 +168,7 @@ def _depthwise(workload: ConvWorkload, row: dot.Dot, target: TargetProfile, *, t
     padded = math.ceil(work.out_channels / layout.chunk) * layout.chunk
     columns = work.in_width + work.padding[1] + work.padding[3]
     bands = work.batch * math.ceil(work.out_height / rows.out_rows)
-    used = sum(map(len, rows.rows_of_groups()))
-    dots = bands * used * work.kernel_width * work.out_width * padded / row.lanes
+    dots = bands * rows.dots(work.kernel_width) * work.out_width * padded / row.lanes
     per_dot = max(row.uops / _ISSUE, 0.5)  # two loads a cycle: the weights are memory operands
     interleaved = rows.groups * row.depth * columns * layout.chunk * _element_bytes(row)
     chunks = padded // layout.chunk

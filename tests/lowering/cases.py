@@ -73,6 +73,25 @@ def make_case(
     return Case(with_facts(work, constants), constants, data.astype(work.data_dtype))
 
 
+def depthwise(kernel: int, stride: int = 1, channels: int = 64, **facts: int) -> ConvWorkload:
+    """A depthwise convolution of several chunks of channels and tiles of columns, whose output is narrowed."""
+    pad = kernel // 2
+    return ConvWorkload(
+        batch=1,
+        in_height=28,
+        in_width=28,
+        in_channels=channels,
+        out_channels=channels,
+        kernel_height=kernel,
+        kernel_width=kernel,
+        stride=(stride, stride),
+        padding=(pad, pad, pad, pad),
+        groups=channels,
+        out_dtype="uint8",
+        **facts,
+    )
+
+
 def with_facts(workload: ConvWorkload, constants: ConvConstants) -> ConvWorkload:
     """The workload with what its weights say about it."""
     facts = weight_facts(

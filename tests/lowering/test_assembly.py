@@ -12,7 +12,7 @@ from selector.lowering import build, dot
 from selector.lowering.peak import peak_function
 from selector.workload import ConvWorkload
 from tests.lowering import execute
-from tests.lowering.cases import make_case
+from tests.lowering.cases import depthwise, make_case
 
 AVX2 = execute.profile("native").has("avx2") and execute.profile("native").vector_bits == 256
 needs_avx2 = pytest.mark.skipif(not AVX2, reason="these loops are those of a CPU whose widest vectors are AVX2's")
@@ -49,24 +49,6 @@ CROSS = [  # (CPU, row, lowering, weights, instruction of which there is one a p
 
 NEON = ("cortex-a53", "cortex-a72", "neoverse-n1", "neoverse-v1")
 NEON_PRODUCTS = r"smlal|smull|(us|s)dot"
-
-
-def depthwise(kernel: int, stride: int) -> ConvWorkload:
-    """A depthwise convolution of several chunks of channels and tiles of columns."""
-    pad = kernel // 2
-    return ConvWorkload(
-        batch=1,
-        in_height=28,
-        in_width=28,
-        in_channels=64,
-        out_channels=64,
-        kernel_height=kernel,
-        kernel_width=kernel,
-        stride=(stride, stride),
-        padding=(pad, pad, pad, pad),
-        groups=64,
-        out_dtype="uint8",
-    )
 
 
 # Every kernel and stride on every kind of row: (CPU, kernel, stride, lowering, has Term2).

@@ -18,7 +18,7 @@ from selector.lowering.plan import employed, plan
 from selector.lowering.reference import convolve
 from selector.workload import ConvWorkload
 from tests.lowering import execute
-from tests.lowering.cases import Case, cases, make_case
+from tests.lowering.cases import Case, cases, depthwise, make_case
 
 TARGETS = ("native", "x86-64-v2", "cascadelake", "cortex-a72", "neoverse-n1")
 
@@ -124,24 +124,6 @@ def test_one_pixel_is_divided_by_channels(lowering: str, channels: int) -> None:
     np.testing.assert_array_equal(found, convolve(case.workload, case.constants, case.data), strict=True)
 
 
-def depthwise(kernel: int, channels: int, **facts: int) -> ConvWorkload:
-    """A depthwise convolution whose output is narrowed."""
-    pad = kernel // 2
-    return ConvWorkload(
-        batch=1,
-        in_height=28,
-        in_width=28,
-        in_channels=channels,
-        out_channels=channels,
-        kernel_height=kernel,
-        kernel_width=kernel,
-        padding=(pad, pad, pad, pad),
-        groups=channels,
-        out_dtype="uint8",
-        **facts,
-    )
-
-
 @pytest.mark.parametrize(
     ("kernel", "facts", "row"),
     [
@@ -154,7 +136,7 @@ def depthwise(kernel: int, channels: int, **facts: int) -> ConvWorkload:
     ],
 )
 def test_depthwise_takes_the_row_of_fewest_instructions(kernel: int, facts: dict[str, int], row: str) -> None:
-    assert plan(depthwise(kernel, 96, **facts), execute.profile("x86-64-v3"), "int8").row.name == row
+    assert plan(depthwise(kernel, channels=96, **facts), execute.profile("x86-64-v3"), "int8").row.name == row
 
 
 @pytest.mark.parametrize(
@@ -170,6 +152,6 @@ def test_depthwise_takes_the_row_of_fewest_instructions(kernel: int, facts: dict
 )
 def test_depthwise_overlaps_chunks_where_it_pays(kernel: int, channels: int, chunk: int) -> None:
     profile = execute.profile("x86-64-v3")
-    work = depthwise(kernel, channels, weight_bound=64, pair_bound=128)
+    work = depthwise(kernel, channels=channels, weight_bound=64, pair_bound=128)
     layout = Layout.of(work, plan(work, profile, "int8").row, profile, term2=False)
     assert layout.chunk == chunk

@@ -26,6 +26,7 @@ from selector.lowering.tir import (
     Expr,
     Registers,
     T,
+    align_stack,
     cast,
     const,
     intrinsic,
@@ -132,6 +133,7 @@ class _Direct:
         per_task = math.ceil(work.groups * self.blocks / tile.channel_tasks)
 
         def task(index: Expr) -> None:
+            align_stack(self.row.lanes)
             first_block = (index % tile.channel_tasks) * per_task
             image = index // tile.channel_tasks // bands
             first_row = T.min((index // tile.channel_tasks) % bands * tile.rows, work.out_height - tile.rows)

@@ -11,6 +11,7 @@ its taps are unrolled where weights are operands in memory; elsewhere a loop ove
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from selector.lowering.tir import (
     Expr,
     Registers,
     T,
+    align_stack,
     branch,
     const,
     load,
@@ -144,6 +146,7 @@ class _Depthwise:
         share = math.ceil(tasks / work.threads)
 
         def task(index: Expr) -> None:
+            align_stack(self.row.lanes)
             scratch = T.alloc_buffer((plan.groups * self.width * self.chunk * self.row.depth,), self.row.data_dtype)
 
             def rows(i: Expr) -> None:
@@ -202,18 +205,16 @@ class _Depthwise:
             fill(group, left + work.in_width, right)
 
             def columns(*, checked: bool, group: int = group, offsets: list[int] = offsets) -> None:
+                sources = [first_in + offset for offset in offsets]
+                checks = [self._or_padding(source) for source in sources] if checked else []
+
                 def column(x: Expr) -> None:
                     rows = []
-                    for offset in offsets:
-                        source = first_in + offset
+                    for i, source in enumerate(sources):
                         if checked:
                             clamped = T.max(T.min(source, work.in_height - 1), 0)
                             value = self._load_row(base + clamped * pitch, x, channel)
-                            inside = T.And(source >= 0, source < work.in_height)
-                            padding = [const(pad, self.row.data_dtype, len_) for _, len_ in value]
-                            rows.append(
-                                [T.Select(splat(inside, n), v, p) for (v, n), p in zip(value, padding, strict=True)]
-                            )
+                            rows.append([checks[i](v, lanes) for v, lanes in value])
                         else:
                             rows.append([v for v, _ in self._load_row(base + source * pitch, x, channel)])
                     target = group * group_elements + (left + x) * (self.chunk * depth)
@@ -229,6 +230,22 @@ class _Depthwise:
                 columns(checked=False)
             with otherwise(within):
                 columns(checked=True)
+
+    def _or_padding(self, source: Expr) -> Callable[[Expr, int], Expr]:
+        """What makes a vector of input row ``source`` one of padding where there is no such row.
+
+        By its bits: of a selection whose condition is known before the loop over columns, LLVM builds the mask lane by
+        lane, in every column (up to 1.8 times the kernel's time).
+        """
+        dtype, pad = self.row.data_dtype, self.operands.data_zero_point
+        inside = T.And(source >= 0, source < self.work.in_height)
+        kept = T.Bind(T.Select(inside, const(255 if dtype == "uint8" else -1, dtype), const(0, dtype)))
+        padding = T.Bind(T.Select(inside, const(0, dtype), const(pad, dtype)))
+
+        def applied(value: Expr, lanes: int) -> Expr:
+            return T.Bind(value & splat(kept, lanes) | splat(padding, lanes))
+
+        return applied
 
     def _load_row(self, row_base: Expr, x: Expr, channel: Expr) -> list[tuple[Expr, int]]:
         """The chunk's channels of one input pixel in the stored form: (vector, its lanes)."""

@@ -155,6 +155,35 @@ def test_depthwise_weights_are_operands_in_memory(lowering: str, weights: str) -
     assert len(re.findall(r"vmov\w+\s+%ymm\d+, .*\(%rsp\)", compiled)) < 20
 
 
+@pytest.mark.parametrize("weights", ["symmetric", "7bit"])
+def test_rows_of_padding_are_not_made_lane_by_lane(weights: str) -> None:
+    """LLVM would build the mask of a selection from single bytes, here in every column."""
+    case = make_case(replace(depthwise(3, 2, channels=276), in_height=9, in_width=6), weights=weights)
+    kernel = build(case.workload, case.constants, execute.profile("x86-64-v3"), "int8")
+    compiled = execute.assembly(execute.compile_kernels([kernel], "x86-64-v3"))
+    assert compiled.count("vpinsrb") < 8
+
+
+@pytest.mark.parametrize(("cpu", "register"), [("x86-64-v3", "%ymm"), ("skylake-avx512", "%zmm")])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kind", ["direct", "depthwise", "winograd4"])
+def test_spilled_vectors_are_aligned(kind: str, threads: int, cpu: str, register: str) -> None:
+    """LLVM aligns the stack to 16 bytes if nothing asks for more."""
+    workload = {
+        "direct": SHAPES["3x3"],
+        "depthwise": depthwise(5),
+        "winograd4": replace(SHAPES["1x1"], kernel_height=3, kernel_width=3, padding=(1, 1, 1, 1)),
+    }[kind]
+    case = make_case(replace(workload, in_height=28, in_width=28, threads=threads))
+    kernel = build(case.workload, case.constants, execute.profile(cpu), "int16")
+    assert kernel.template == kind
+    compiled = execute.assembly(execute.compile_kernels([kernel], cpu))
+    assert re.search(r"andq\s+\$-(32|64), %rsp", compiled)
+    spills = [text for text in compiled.splitlines() if "(%rsp" in text and register in text]
+    assert spills
+    assert not matching(spills, r"vmov(dqu|ups)")
+
+
 @pytest.mark.parametrize("cpu", NEON)
 def test_depthwise_loops_of_neon_keep_off_the_stack(cpu: str) -> None:
     """Weights are loaded where they are used: hoisted, they would need more registers than there are."""

@@ -26,12 +26,12 @@ from selector.lowering.tir import (
     Expr,
     Registers,
     T,
-    align_stack,
     cast,
     const,
     intrinsic,
     load,
     loop,
+    outermost,
     splat,
     store,
 )
@@ -133,7 +133,6 @@ class _Direct:
         per_task = math.ceil(work.groups * self.blocks / tile.channel_tasks)
 
         def task(index: Expr) -> None:
-            align_stack(self.row.lanes)
             first_block = (index % tile.channel_tasks) * per_task
             image = index // tile.channel_tasks // bands
             first_row = T.min((index // tile.channel_tasks) % bands * tile.rows, work.out_height - tile.rows)
@@ -151,7 +150,7 @@ class _Direct:
             sums = self._row_sums() if self.operands.has_term2 else None
             loop(per_task, lambda b: self._blocks(first_block + b, sums))
 
-        loop(tasks, task, parallel=work.threads > 1)
+        outermost(tasks, task, threads=work.threads, lanes=self.row.lanes)
 
     def _blocks(self, index: Expr, sums: Expr | None) -> None:
         work = self.work

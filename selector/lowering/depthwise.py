@@ -26,13 +26,13 @@ from selector.lowering.tir import (
     Expr,
     Registers,
     T,
-    align_stack,
     branch,
     const,
     load,
     loop,
     opaque,
     otherwise,
+    outermost,
     splat,
     store,
 )
@@ -146,7 +146,6 @@ class _Depthwise:
         share = math.ceil(tasks / work.threads)
 
         def task(index: Expr) -> None:
-            align_stack(self.row.lanes)
             scratch = T.alloc_buffer((plan.groups * self.width * self.chunk * self.row.depth,), self.row.data_dtype)
 
             def rows(i: Expr) -> None:
@@ -157,7 +156,7 @@ class _Depthwise:
 
             loop(share, rows)
 
-        loop(math.ceil(tasks / share), task, parallel=work.threads > 1)
+        outermost(math.ceil(tasks / share), task, threads=work.threads, lanes=self.row.lanes)
 
     def _chunk_rows(self, image: Expr, first: Expr, index: Expr, scratch: Expr) -> None:
         channel = T.Bind(T.min(index * self.chunk + T.int32(0), self.work.out_channels - self.chunk))

@@ -51,17 +51,6 @@ def opaque(value: Expr, buffer: Expr) -> Expr:
     return T.Bind(T.bitwise_and(T.Bind(annotated(value)), T.Bind(annotated(-1))))
 
 
-def align_stack(lanes: int) -> None:
-    """Align the stack of the function that this stands in to vectors of ``lanes`` 32-bit integers.
-
-    LLVM gives 16 bytes, and more for the sake of a variable only, not of registers that it spills: of those of 32 bytes
-    every other one lies in two cache lines, in about every other process (up to twice the kernel's time).  The
-    variable costs a prefetch, without which LLVM would drop it.
-    """
-    if lanes * 32 > 128:
-        prefetch(T.alloc_buffer((1,), vector("int32", lanes)), 0)
-
-
 def splat(value: Expr, lanes: int) -> Expr:
     """The scalar in every lane."""
     return value if lanes == 1 else T.broadcast(value, lanes)
@@ -101,6 +90,23 @@ def loop(extent: int, body: Callable[[Expr], None], *, parallel: bool = False, s
     elif extent > 1:
         with T.parallel(extent) if parallel else T.serial(extent, step=step) as i:
             body(i)
+
+
+def outermost(count: int, task: Callable[[Expr], None], *, threads: int, lanes: int) -> None:
+    """``task(i)`` for every one of ``count``, divided among the threads: a kernel's outermost loop.
+
+    ``lanes``: 32-bit integers of its vectors, to which the stack is aligned.  LLVM gives 16 bytes, and more for the
+    sake of a variable only, not of registers that it spills: of those of 32 bytes every other one lies in two cache
+    lines, in about every other process (up to twice the kernel's time).  The variable costs a prefetch, without which
+    LLVM would drop it.
+    """
+
+    def aligned(index: Expr) -> None:
+        if lanes * 32 > 128:
+            prefetch(T.alloc_buffer((1,), vector("int32", lanes)), 0)
+        task(index)
+
+    loop(count, aligned, parallel=threads > 1)
 
 
 @contextlib.contextmanager

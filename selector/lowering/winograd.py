@@ -24,7 +24,7 @@ from selector.lowering.prepare import Band
 from selector.lowering.register_tile import RegisterTile, reduce, tile_shapes
 from selector.lowering.requantize import Epilogue, channel_order
 from selector.lowering.scheme import Scheme, transform_weights
-from selector.lowering.tir import Expr, T, align_stack, const, load, loop, store
+from selector.lowering.tir import Expr, T, const, load, loop, outermost, store
 from selector.target import TargetProfile
 from selector.workload import ConvConstants, ConvWorkload
 
@@ -181,7 +181,6 @@ class _Winograd:
         positions = scheme.points**2
 
         def task(index: Expr) -> None:
-            align_stack(self.row.lanes)
             share = index // self.channel_tasks
             image = T.Bind(share // shares + T.int32(0))
             start = share % shares * self.tiles
@@ -203,7 +202,7 @@ class _Winograd:
 
             loop(blocks_of_task, block)
 
-        loop(work.batch * shares * self.channel_tasks, task, parallel=work.threads > 1)
+        outermost(work.batch * shares * self.channel_tasks, task, threads=work.threads, lanes=self.row.lanes)
 
     def _transform_data(self, band: Expr, data_tiles: Expr, first: Expr, first_row: Expr) -> None:
         """V[position][tile][channel] = Bᵀ d B for every tile, a vector of channels at a time."""

@@ -24,7 +24,7 @@ def build(name: str, workload: ConvWorkload, constants: ConvConstants, target: T
     )
     row, template, scheme = choose(workload, output_bound(workload, constants), target)
     if scheme is not None:
-        full = f"{name}__winograd{scheme.size}_{row.name}"
+        full = f"{name}__{scheme.name}_{row.name}"
         return winograd.build(full, scheme, workload, constants, operands, row, target)
     return template.build(f"{name}__{template.NAME}_{row.name}", workload, constants, operands, row, target)
 

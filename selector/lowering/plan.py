@@ -33,7 +33,7 @@ class Plan(NamedTuple):
 
     template: str  # as in Kernel.template
     row: dot.Dot
-    points: int  # products of a Winograd tile, along each axis; 0: not Winograd
+    winograd: int  # outputs of a Winograd tile; 0: direct
     pixels: int  # register tile: so many pixels …
     vectors: int  # … times vectors of output channels
     cycles: float  # products with their loads, and Winograd's transforms; without the next two
@@ -112,7 +112,7 @@ def _direct(workload: ConvWorkload, row: dot.Dot, target: TargetProfile, *, term
     return Plan(
         template=conv.NAME,
         row=row,
-        points=0,
+        winograd=0,
         pixels=tile.pixels,
         vectors=tile.vectors,
         cycles=tile.cycles,
@@ -129,8 +129,8 @@ def _direct(workload: ConvWorkload, row: dot.Dot, target: TargetProfile, *, term
 
 
 def _winograd(workload: ConvWorkload, scheme: Scheme, row: dot.Dot, target: TargetProfile) -> Plan:
-    work, positions = workload, scheme.points**2
-    rows, columns = math.ceil(work.out_height / scheme.size), math.ceil(work.out_width / scheme.size)
+    work, positions = workload, scheme.positions
+    rows, columns = scheme.tiles(work)
     shares, channel_tasks = winograd.partition(scheme, work, target)
     tiles = math.ceil(rows * columns / shares)
     pixels, vectors = winograd.tile_shape(work, tiles, row, target)
@@ -139,13 +139,13 @@ def _winograd(workload: ConvWorkload, scheme: Scheme, row: dot.Dot, target: Targ
     depth = math.ceil(work.in_channels / row.step) * row.step
     panel = depth * block * 2
     tasks = work.batch * shares * channel_tasks
-    band_rows = min(math.ceil((tiles - 1) / columns) + 1, rows) * scheme.size + 2
-    copied = tasks * band_rows * (columns * scheme.size + 2) * work.in_channels * 2
+    band_rows = min(math.ceil((tiles - 1) / columns) + 1, rows) * scheme.rows.size + 2
+    copied = tasks * band_rows * (columns * scheme.columns.size + 2) * work.in_channels * 2
     transformed = positions * tiles * depth * 2
     return Plan(
-        template=f"winograd{scheme.size}",
+        template=scheme.name,
         row=row,
-        points=scheme.points,
+        winograd=scheme.outputs,
         pixels=pixels,
         vectors=vectors,
         cycles=winograd.cost(scheme, work, row, target),
@@ -178,7 +178,7 @@ def _depthwise(workload: ConvWorkload, row: dot.Dot, target: TargetProfile, *, t
     return Plan(
         template=depthwise.NAME,
         row=row,
-        points=0,
+        winograd=0,
         pixels=min(layout.columns, work.out_width) * rows.out_rows,
         vectors=layout.vectors,
         cycles=dots * per_dot + stores / _ISSUE,

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 
 from selector.lowering.dot import Dot
-from selector.lowering.tir import Expr, Registers, T, load, loop, pick, prefetch
+from selector.lowering.tir import Expr, Registers, T, load, loop, pick
 
 
 @functools.lru_cache(maxsize=256)
@@ -63,15 +63,8 @@ class RegisterTile:
         pixel, vector = position
         self._acc[pixel * self.vectors + vector] = value
 
-    def step(self, data: Expr, starts: list[Expr], weight: Expr, weight_start: Expr, ahead: int = 0) -> None:
-        """Accumulate ``row.step`` elements of the reduction: each pixel's from its start in ``data``.
-
-        ``ahead``: how many elements further the weights are that are needed next and shall be in L2 by then; 0: none.
-        """
-        if ahead:
-            line = 64 // (2 if self.row.weight_dtype == "int16" else 1)
-            for offset in range(0, self.step_weights, line):
-                prefetch(weight, weight_start + ahead + offset)
+    def step(self, data: Expr, starts: list[Expr], weight: Expr, weight_start: Expr) -> None:
+        """Accumulate ``row.step`` elements of the reduction: each pixel's from its start in ``data``."""
         row = self.row
         packed = row.lanes * row.depth
 
@@ -115,9 +108,8 @@ class _PairTile(RegisterTile):
         slot = (pixel // 2 * self.vectors + vector) * 2
         return (slot, slot + 1), pixel % 2 * 2
 
-    def step(self, data: Expr, starts: list[Expr], weight: Expr, weight_start: Expr, ahead: int = 0) -> None:
-        """As that of RegisterTile; ``ahead`` is not for this one."""
-        assert not ahead
+    def step(self, data: Expr, starts: list[Expr], weight: Expr, weight_start: Expr) -> None:
+        """As that of RegisterTile."""
         row, count = self.row, self.vectors * 2
         w = [T.Bind(load(weight, weight_start + i * row.packed, row.packed)) for i in range(count)]
         for pixel in range(0, self.pixels, 2):

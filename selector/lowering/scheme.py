@@ -1,19 +1,20 @@
 """Winograd's minimal filtering in integers: the transforms, and when they are exact.
 
-F(m×m, 3×3) computes m×m outputs from (m+2)×(m+2) inputs with (m+2)² multiplications instead of 9m²: 4 times fewer for
-m = 4, 2.25 times fewer for m = 2.  All transforms are integer: the fractions of the usual matrices are moved into the
-inverse transform and, as far as it stays small, that of the weights, so that the result is ``s·y`` with
-``s = 576 = 9·64`` (m = 4) or ``s = 4`` (m = 2).  Sums may wrap, since everything holds modulo 2³²; ``y`` is recovered
-exactly by the inverse of the odd part of ``s`` and an arithmetic shift by the even part, if ``|y| < 2³¹ / 2^shift``:
-2²⁵ for m = 4, 2²⁹ for m = 2.  The constant weights prove it, or not.
+F(r×c, 3×3) computes r×c outputs from (r+2)×(c+2) inputs with (r+2)(c+2) multiplications instead of 9rc: 4 times fewer
+for 4×4, 3 for 4×2, 2.25 for 2×2.  All transforms are integer: the fractions of the usual matrices are moved into the
+inverse transform and, as far as it stays small, that of the weights, so that the result is ``s·y`` with ``s`` the
+product of what the two axes bear, 24 for four outputs and 2 for two.  Sums may wrap, since everything holds modulo 2³²;
+``y`` is recovered exactly by the inverse of the odd part of ``s`` and an arithmetic shift by the even part, if
+``|y| < 2³¹ / 2^shift``: 2²⁵ for 4×4, 2²⁷ for 4×2, 2²⁹ for 2×2.  The constant weights prove it, or not.
 
-The transformed data is at most 100 (m = 4) or 4 (m = 2) times |x - zp| <= 255, the transformed weights at most 49 or 9
-times |w - zp| <= 255: both fit int16.
+The transformed data is at most 10 (of four) or 2 (of two) times |x - zp| <= 255 an axis, the transformed weights at
+most 7 or 3 times |w - zp| <= 255: all fit int16.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -22,25 +23,20 @@ from selector.workload import ConvConstants, ConvWorkload
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: there are two
-class Scheme:
-    """F(m×m, 3×3) with integer matrices."""
+class Axis:
+    """F(m, 3): the transforms along one axis."""
 
     size: int  # m
     shift: int  # s = odd * 2**shift
-    odd_inverse: int  # modulo 2**32, as int32
+    odd: int
 
     @property
     def points(self) -> int:
         """Edge of a tile of data: m + 2."""
         return self.size + 2
 
-    @property
-    def limit(self) -> int:
-        """Exact if |y| is below this."""
-        return 1 << (31 - self.shift)
-
     def weight(self, w: list[Expr]) -> list[Expr]:
-        """G w along one axis, its fractions removed: 3 -> m + 2 points.
+        """G w, its fractions removed: 3 -> m + 2 points.
 
         The outer points bear as much of their scale as does not make them larger than the others.
         """
@@ -51,7 +47,7 @@ class Scheme:
         return [w[0] * 6, even + odd, even - odd, outer + inner, outer - inner, w[2] * 6]
 
     def data(self, d: list[Expr]) -> list[Expr]:
-        """Bᵀ d along one axis."""
+        """Bᵀ d."""
         if self.size == 2:
             return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
 
@@ -65,16 +61,61 @@ class Scheme:
         return [first, a + b, a - b, even + odd2, even - odd2, last]
 
     def inverse(self, m: list[Expr]) -> list[Expr]:
-        """sAᵀ m along one axis (with what ``weight`` leaves of the scale of each point)."""
+        """sAᵀ m (with what ``weight`` leaves of the scale of each point)."""
         if self.size == 2:
             return [m[0] + m[1] + m[2], m[1] - m[2] - m[3]]
         plus, minus, r, t2 = (m[1] + m[2]) * 4, (m[2] - m[1]) * 4, m[3] + m[4], (m[3] - m[4]) * 2
         return [m[0] - plus + r, minus + t2, r * 4 - plus, minus + (t2 + m[5]) * 4]
 
 
-F2 = Scheme(2, shift=2, odd_inverse=1)
-F4 = Scheme(4, shift=6, odd_inverse=0x38E38E39)
-SCHEMES = (F4, F2)
+_TWO, _FOUR = Axis(2, shift=1, odd=1), Axis(4, shift=3, odd=3)
+
+
+@dataclass(frozen=True, eq=False)  # compared by identity
+class Scheme:
+    """F(r×c, 3×3): an axis of rows and one of columns."""
+
+    rows: Axis
+    columns: Axis
+
+    @property
+    def name(self) -> str:
+        """As in the names of templates: winograd4, winograd4x2."""
+        one = self.rows.size == self.columns.size
+        return f"winograd{self.rows.size}" + ("" if one else f"x{self.columns.size}")
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of a tile."""
+        return self.rows.size * self.columns.size
+
+    @property
+    def positions(self) -> int:
+        """Products of a tile, for a channel of data and one of weights."""
+        return self.rows.points * self.columns.points
+
+    @property
+    def shift(self) -> int:
+        """s = odd * 2**shift."""
+        return self.rows.shift + self.columns.shift
+
+    @property
+    def odd_inverse(self) -> int:
+        """The inverse of the odd part of s modulo 2**32, as int32."""
+        return (pow(self.rows.odd * self.columns.odd, -1, 1 << 32) + (1 << 31)) % (1 << 32) - (1 << 31)
+
+    @property
+    def limit(self) -> int:
+        """Exact if |y| is below this."""
+        return 1 << (31 - self.shift)
+
+    def tiles(self, workload: ConvWorkload) -> tuple[int, int]:
+        """Rows and columns of tiles of an image; those at the lower and right edges may reach over."""
+        return -(-workload.out_height // self.rows.size), -(-workload.out_width // self.columns.size)
+
+
+F4, F42, F24, F2 = (Scheme(rows, columns) for rows, columns in product((_FOUR, _TWO), repeat=2))
+SCHEMES = (F4, F42, F24, F2)
 _MIN_CHANNELS = 8
 
 
@@ -101,7 +142,7 @@ def output_bound(workload: ConvWorkload, constants: ConvConstants) -> int:
 
 
 def transform_weights(scheme: Scheme, weight: np.ndarray) -> list[np.ndarray]:
-    """(3, 3, …) int16 -> the points² positions, row by row, of (…): G w Gᵀ, exact, as every intermediate fits."""
-    columns = [scheme.weight([weight[i, j] for i in range(3)]) for j in range(3)]
-    rows = [scheme.weight([column[i] for column in columns]) for i in range(scheme.points)]
+    """(3, 3, …) int16 -> the positions, row by row, of (…): G w Gᵀ, exact, as every intermediate fits."""
+    columns = [scheme.rows.weight([weight[i, j] for i in range(3)]) for j in range(3)]
+    rows = [scheme.columns.weight([column[i] for column in columns]) for i in range(scheme.rows.points)]
     return [position for row in rows for position in row]

@@ -24,9 +24,12 @@ from selector.lowering.prepare import Band
 from selector.lowering.register_tile import RegisterTile, reduce, tile_shapes
 from selector.lowering.requantize import Epilogue, channel_order
 from selector.lowering.scheme import Scheme, transform_weights
-from selector.lowering.tir import Expr, T, const, load, loop, outermost, store
+from selector.lowering.tir import Expr, T, const, load, loop, outermost, prefetch, store
 from selector.target import TargetProfile
 from selector.workload import ConvConstants, ConvWorkload
+
+# Of a tile's vector of channels, by the outputs of the tile: of the data, and back.
+_TRANSFORM_CYCLES = {4: (20, 30), 8: (50, 60), 16: (100, 110)}
 
 
 def cost(scheme: Scheme, workload: ConvWorkload, row: Dot, target: TargetProfile) -> float:
@@ -35,17 +38,18 @@ def cost(scheme: Scheme, workload: ConvWorkload, row: Dot, target: TargetProfile
     The transforms' cycles are fitted to 81 convolutions on Zen 3: the choice between the direct template and both
     schemes is 0.2 % from the best of three on average, 7 % at most.
     """
-    tiles = math.ceil(workload.out_height / scheme.size) * math.ceil(workload.out_width / scheme.size)
-    positions = scheme.points**2
+    tiles = math.prod(scheme.tiles(workload))
     depth_steps = workload.in_channels / row.step
-    products = tiles * positions * depth_steps * workload.out_channels / row.lanes * row.uops / 4
-    into, back = {2: (20, 30), 4: (100, 110)}[scheme.size]  # cycles of the transforms of a tile's vector of channels
+    products = tiles * scheme.positions * depth_steps * workload.out_channels / row.lanes * row.uops / 4
+    into, back = _TRANSFORM_CYCLES[scheme.outputs]
     transforms = tiles * (
         math.ceil(workload.in_channels / transform_lanes(workload, target)) * into
         + math.ceil(workload.out_channels / row.lanes) * back
     )
     shares, _ = partition(scheme, workload, target)
-    stream = shares * positions * workload.in_channels * workload.out_channels * 2 / 9  # 9 bytes a cycle
+    weight_bytes = scheme.positions * workload.in_channels * workload.out_channels * 2
+    # Bytes a cycle, from L3 or, where they take more than a core's part of it, from memory.
+    stream = shares * weight_bytes / (16 if weight_bytes <= (target.l3_bytes or target.l2_bytes) / 4 else 6)
     return workload.batch * (max(products * 1.15, stream) + transforms)
 
 
@@ -56,8 +60,8 @@ def partition(scheme: Scheme, workload: ConvWorkload, target: TargetProfile) -> 
     streams all weights, or a share's channels are divided, and each part transforms the data again.  From six tiles on
     a share's products take longer than its weights need to arrive (70 convolutions on two threads of Zen 3).
     """
-    tiles = math.ceil(workload.out_height / scheme.size) * math.ceil(workload.out_width / scheme.size)
-    bytes_of_tile = scheme.points**2 * (workload.in_channels * 2 + 64)
+    tiles = math.prod(scheme.tiles(workload))
+    bytes_of_tile = scheme.positions * (workload.in_channels * 2 + 64)
     shares = max(1, math.ceil(tiles * bytes_of_tile / (target.l2_bytes // 2)))
     if workload.batch * shares % workload.threads == 0:
         return shares, 1
@@ -98,8 +102,7 @@ def build(
 ) -> Kernel:
     """Kernel of a 3×3 convolution; ``operands`` are those of the int16 lowering."""
     kernel = _Winograd(scheme, workload, constants, operands, row, target)
-    template = f"winograd{scheme.size}"
-    return assemble(name, template, row, workload, {"weight": kernel.packed}, kernel.epilogue, kernel.emit)
+    return assemble(name, scheme.name, row, workload, {"weight": kernel.packed}, kernel.epilogue, kernel.emit)
 
 
 class _Winograd:
@@ -115,8 +118,7 @@ class _Winograd:
         target: TargetProfile,
     ) -> None:
         self.scheme, self.work, self.row, self.target = scheme, workload, row, target
-        self.tile_rows = math.ceil(workload.out_height / scheme.size)
-        self.tile_columns = math.ceil(workload.out_width / scheme.size)
+        self.tile_rows, self.tile_columns = scheme.tiles(workload)
         self.image_tiles = self.tile_rows * self.tile_columns
         shares, self.channel_tasks = partition(scheme, workload, target)
         self.tiles = math.ceil(self.image_tiles / shares)
@@ -133,7 +135,7 @@ class _Winograd:
         order = channel_order(self.vectors, row.lanes, workload, target)
         self.epilogue = Epilogue.of(workload, constants, operands, target, starts, order)
         self.packed = self._pack(operands.weight, np.add.outer(starts, np.concatenate(order)))
-        self.band = Band(self._padded(), self._band_rows() * scheme.size, "int16", operands.data_offset, 0)
+        self.band = Band(self._padded(), self._band_rows() * scheme.rows.size, "int16", operands.data_offset, 0)
 
     def _band_rows(self) -> int:
         """Rows of tiles that a run of tiles may touch."""
@@ -142,8 +144,8 @@ class _Winograd:
     def _padded(self) -> ConvWorkload:
         """The workload with padding that makes the outputs whole tiles."""
         top, left, bottom, right = self.work.padding
-        more_rows = self.tile_rows * self.scheme.size - self.work.out_height
-        more_columns = self.tile_columns * self.scheme.size - self.work.out_width
+        more_rows = self.tile_rows * self.scheme.rows.size - self.work.out_height
+        more_columns = self.tile_columns * self.scheme.columns.size - self.work.out_width
         return replace(self.work, padding=(top, left, bottom + more_rows, right + more_columns))
 
     # -- constants -----------------------------------------------------------------------------------------------
@@ -178,7 +180,7 @@ class _Winograd:
         work, scheme = self.work, self.scheme
         shares = math.ceil(self.image_tiles / self.tiles)
         blocks_of_task = math.ceil(self.blocks / self.channel_tasks)
-        positions = scheme.points**2
+        positions = scheme.positions
 
         def task(index: Expr) -> None:
             share = index // self.channel_tasks
@@ -190,7 +192,7 @@ class _Winograd:
             band = T.alloc_buffer((max(self.band.elements, 512),), "int16")
             data_tiles = T.alloc_buffer((positions * self.data_stride + 512,), "int16")
             products = T.alloc_buffer((positions * self.product_stride + 256,), "int32")
-            self.band.emit(data, band, image, first_row * scheme.size, self.target.vector_bits // 8)
+            self.band.emit(data, band, image, first_row * scheme.rows.size, self.target.vector_bits // 8)
             self._transform_data(band, data_tiles, first, first_row)
 
             def block(offset: Expr) -> None:
@@ -207,31 +209,31 @@ class _Winograd:
     def _transform_data(self, band: Expr, data_tiles: Expr, first: Expr, first_row: Expr) -> None:
         """V[position][tile][channel] = Bᵀ d B for every tile, a vector of channels at a time."""
         scheme, channels = self.scheme, self.work.in_channels
-        points = scheme.points
+        rows, columns = scheme.rows, scheme.columns
         lanes = transform_lanes(self.work, self.target)
         pieces = math.ceil(channels / lanes)
 
         def tile(index: Expr) -> None:
             row = (first + index) // self.tile_columns - first_row
             column = (first + index) % self.tile_columns
-            corner = row * (scheme.size * self.band.pitch) + column * (scheme.size * channels)
+            corner = row * (rows.size * self.band.pitch) + column * (columns.size * channels)
 
             def piece(c: Expr) -> None:
                 channel = T.Bind(T.min(c * lanes + T.int32(0), channels - lanes))
                 start = T.Bind(corner + channel)
-                columns = []
-                for j in range(points):
-                    d = [load(band, start + i * self.band.pitch + j * channels, lanes) for i in range(points)]
-                    columns.append([T.Bind(value) for value in scheme.data([T.Bind(v) for v in d])])
+                halfway = []
+                for j in range(columns.points):
+                    d = [load(band, start + i * self.band.pitch + j * channels, lanes) for i in range(rows.points)]
+                    halfway.append([T.Bind(value) for value in rows.data([T.Bind(v) for v in d])])
                 target = T.Bind(index * self.channels + channel)
-                for i in range(points):
-                    for j, value in enumerate(scheme.data([columns[j][i] for j in range(points)])):
-                        position = (i * points + j) * self.data_stride
+                for i in range(rows.points):
+                    for j, value in enumerate(columns.data([column[i] for column in halfway])):
+                        position = (i * columns.points + j) * self.data_stride
                         store(data_tiles, target + position, value, lanes)
 
             loop(pieces, piece)
             if self.channels > channels:  # the padding of the last step meets zero weights, but must be there
-                for position in range(points**2):
+                for position in range(scheme.positions):
                     end = position * self.data_stride + index * self.channels + channels
                     for extra in range(self.channels - channels):
                         store(data_tiles, end + extra, T.int16(0), 1)
@@ -244,72 +246,77 @@ class _Winograd:
         count = math.ceil(self.tiles / self.pixels)
         size, larger = divmod(self.tiles, count)
         panel = self.steps * self.block * row.step
-        weights = T.Bind((block * self.scheme.points**2 + position) * panel + T.int32(0))
+        weights = T.Bind((block * self.scheme.positions + position) * panel + T.int32(0))
         source = T.Bind(position * self.data_stride + T.int32(0))
 
-        def some(first: Expr, width: int, ahead: int = 0) -> None:
+        following = T.Bind(weights + panel)
+        part = math.ceil(self.block * row.step / count)  # of the next position's weights, in a step
+
+        def some(group: Expr, first: Expr, width: int) -> None:
             tile = RegisterTile(row, width, self.vectors)
             base = T.Bind(source + first * self.channels)
             target = T.Bind(position * self.product_stride + first * self.block)
+            ahead = T.Bind(following + group * (self.steps * part))
             slots = [(i, j) for i in range(width) for j in range(self.vectors)]
             for slot in slots:
                 tile[slot] = const(0, "int32", row.lanes)
 
             def step(k: Expr) -> None:
+                for line in range(0, part, 64 // 2):
+                    prefetch(self.weight, ahead + k * part + line)
                 starts = [base + i * self.channels + k * row.step for i in range(width)]
-                tile.step(data_tiles, starts, self.weight, weights + k * tile.step_weights, ahead=ahead)
+                tile.step(data_tiles, starts, self.weight, weights + k * tile.step_weights)
 
             reduce(row, self.steps, step)
             for i, j in slots:
                 store(products, target + i * self.block + j * row.lanes, tile[i, j], row.lanes)
 
-        # The first of them asks for the panel of the next position: once is enough, and costs a twentieth if all do.
-        some(0, size + 1 if larger else size, ahead=panel)
-        loop(larger - 1, lambda t: some((t + 1) * (size + 1), size + 1))
-        rest = max(larger, 1)
-        loop(count - rest, lambda t: some(rest * size + larger + t * size, size))
+        # Every group of tiles asks for its part: one alone would leave memory idle while the others multiply.
+        loop(larger, lambda t: some(t, t * (size + 1), size + 1))
+        loop(count - larger, lambda t: some(larger + t, larger * (size + 1) + t * size, size))
 
     def _transform_back(self, products: Expr, block: Expr, image: Expr, first: Expr) -> None:
         """Outputs of a block of channels: s·y, the exact division by s, and the epilogue."""
-        work, scheme, lanes = self.work, self.scheme, self.row.lanes
+        work, lanes = self.work, self.row.lanes
+        rows, columns = self.scheme.rows.size, self.scheme.columns.size
         valid = work.out_channels if work.out_channels < self.block else None
         channel = T.Bind(T.min(block * self.block + T.int32(0), max(work.out_channels - self.block, 0)))
-        outputs = T.alloc_buffer((scheme.size**2 * self.block,), "int32")
+        outputs = T.alloc_buffer((self.scheme.outputs * self.block,), "int32")
 
         def tile(index: Expr) -> None:
-            row = T.Bind((first + index) // self.tile_columns * scheme.size)
-            column = T.Bind((first + index) % self.tile_columns * scheme.size)
+            row = T.Bind((first + index) // self.tile_columns * rows)
+            column = T.Bind((first + index) % self.tile_columns * columns)
             for j in range(self.vectors):
                 values = self._inverse(products, T.Bind(index * self.block + j * lanes), block * self.block + j * lanes)
                 for pixel, value in enumerate(values):
                     store(outputs, pixel * self.block + j * lanes, value, lanes)
 
             def put(i: Expr, j: Expr) -> None:
-                at = (i * scheme.size + j) * self.block
+                at = (i * columns + j) * self.block
                 values = [load(outputs, at + v * lanes, lanes) for v in range(self.vectors)]
                 pixel = (image * work.out_height + row + i) * work.out_width + column + j
                 index = T.Bind(pixel * work.out_channels + channel)
                 self.epilogue.emit(values, block * self.block, self.out, index, valid=valid)
 
             # Tiles at the lower and right edges may reach over.
-            with T.serial(T.min(work.out_height - row, scheme.size)) as i:
-                with T.serial(T.min(work.out_width - column, scheme.size)) as j:
+            with T.serial(T.min(work.out_height - row, rows)) as i:
+                with T.serial(T.min(work.out_width - column, columns)) as j:
                     put(i, j)
 
         loop(self.tiles, tile)
 
     def _inverse(self, products: Expr, start: Expr, slot: Expr) -> list[Expr]:
-        """The m² outputs of one tile and one vector of channels, bias included."""
+        """The outputs of one tile and one vector of channels, bias included."""
         scheme, lanes = self.scheme, self.row.lanes
-        points, stride = scheme.points, self.product_stride
-        columns = []
-        for j in range(points):
-            m = [T.Bind(load(products, start + (i * points + j) * stride, lanes)) for i in range(points)]
-            columns.append([T.Bind(value) for value in scheme.inverse(m)])
+        rows, columns, stride = scheme.rows, scheme.columns, self.product_stride
+        halfway = []
+        for j in range(columns.points):
+            m = [T.Bind(load(products, start + (i * columns.points + j) * stride, lanes)) for i in range(rows.points)]
+            halfway.append([T.Bind(value) for value in rows.inverse(m)])
         bias = self.epilogue.start(slot)
         outputs = []
-        for i in range(scheme.size):
-            for value in scheme.inverse([columns[j][i] for j in range(points)]):
+        for i in range(rows.size):
+            for value in columns.inverse([column[i] for column in halfway]):
                 if scheme.odd_inverse != 1:
                     value = value * const(scheme.odd_inverse, "int32", lanes)
                 outputs.append(T.Bind((value >> const(scheme.shift, "int32", lanes)) + bias))

@@ -101,7 +101,7 @@ def test_two_trained_networks_share_one_canonical_workload() -> None:
     assert canonical(one) == canonical(other)
 
 
-@pytest.mark.parametrize(("mean", "expected"), [(0.15, scheme.F4), (0.5, scheme.F2)])
+@pytest.mark.parametrize(("mean", "expected"), [(0.15, scheme.F4), (0.3, scheme.F42), (1.0, scheme.F2)])
 def test_the_channel_bound_decides_the_winograd_scheme(mean: float, expected: scheme.Scheme) -> None:
     taps = 9 * 512
     work = ConvWorkload(1, 14, 14, 512, 16, 3, 3, padding=(1, 1, 1, 1), weight_bound=127, pair_bound=254)

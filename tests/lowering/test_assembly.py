@@ -212,6 +212,18 @@ def test_winograd_products_keep_off_the_stack(cpu: str, instruction: str) -> Non
     assert not [text for text in loop if "(%rsp" in text or "[sp" in text]
 
 
+def test_every_group_of_winograd_tiles_asks_for_the_weights_that_follow() -> None:
+    """One of them alone would leave memory idle while the others multiply."""
+    work = replace(SHAPES["1x1"], in_height=14, in_width=26, kernel_height=3, kernel_width=3, padding=(1, 1, 1, 1))
+    case = make_case(work)
+    kernel = build(case.workload, case.constants, execute.profile("x86-64-v3"), "int16")
+    assert kernel.template == "winograd4"
+    loops = innermost_loops(execute.assembly(execute.compile_kernels([kernel], "x86-64-v3")))
+    multiplying = [loop for loop in loops if len(matching(loop, "vpmaddwd")) >= 10]
+    assert len(multiplying) >= 2  # 28 tiles of an image in groups of five and six
+    assert all(matching(loop, "prefetch") for loop in multiplying)
+
+
 @pytest.mark.parametrize(
     ("cpu", "widening"), [("x86-64-v3", r"vpmovsxwd|vpackusdw"), ("cortex-a72", r"sshll2?\s.*\.4s")]
 )

@@ -130,7 +130,7 @@ def test_weights_and_data_all_extreme(target: str, weights: str) -> None:
         run_exactly(cases, target, lowering)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: f"winograd{scheme.size}")
+@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.name)
 @pytest.mark.parametrize("distance", [-1, 0], ids=["below", "at"])
 @pytest.mark.parametrize("target", ["native", "cortex-a72"])
 def test_winograd_at_its_limit(target: str, scheme: Scheme, distance: int) -> None:
@@ -163,8 +163,7 @@ def test_winograd_at_its_limit(target: str, scheme: Scheme, distance: int) -> No
     row = dot.candidates(profile, "int16")[0]
     kernels = [build(case.workload, case.constants, profile, lowering) for lowering in LOWERINGS]
     kernels += [
-        winograd.build(f"winograd{item.size}", item, case.workload, case.constants, operands, row, profile)
-        for item in exact
+        winograd.build(item.name, item, case.workload, case.constants, operands, row, profile) for item in exact
     ]
     executable = execute.compile_kernels(kernels, target)
     for kernel, found in zip(kernels, execute.run_all(executable, kernels, [case] * len(kernels), target), strict=True):

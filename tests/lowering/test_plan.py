@@ -112,6 +112,19 @@ def test_winograd_divides_tiles_or_channels(
     assert winograd.partition(scheme.F4, work, execute.profile("x86-64-v3")) == expected
 
 
+@pytest.mark.parametrize(
+    ("size", "channels", "template"),
+    [
+        (7, 512, "winograd4x2"),  # 19 MB of weights for square tiles, and four tiles to use them on
+        (7, 128, "winograd4"),
+        (14, 256, "winograd4"),
+    ],
+)
+def test_fewer_weights_for_winograd_where_they_come_from_memory(size: int, channels: int, template: str) -> None:
+    work = ConvWorkload(1, size, size, channels, channels, 3, 3, padding=(1, 1, 1, 1), channel_bound=20_000)
+    assert plan(work, execute.profile("x86-64-v3"), "int16").template == template
+
+
 @pytest.mark.parametrize("lowering", LOWERINGS)
 @pytest.mark.parametrize("channels", [1000, 1024])
 def test_one_pixel_is_divided_by_channels(lowering: str, channels: int) -> None:

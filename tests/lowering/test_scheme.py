@@ -2,51 +2,54 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from selector.lowering.scheme import SCHEMES, Scheme, schemes, transform_weights
 from selector.workload import ConvWorkload
 
-by_size = pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: f"f{scheme.size}")
+every_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.name)
 
 
-def two_dimensional(transform, values: np.ndarray) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """A one-dimensional transform along both axes of (rows, columns, …)."""
-    rows = np.stack(transform(list(values)))
-    return np.stack(transform(list(rows.swapaxes(0, 1)))).swapaxes(0, 1)
+def two_dimensional(scheme: Scheme, name: str, values: np.ndarray) -> np.ndarray:
+    """The transform of each axis along that axis of (rows, columns, …)."""
+    rows = np.stack(getattr(scheme.rows, name)(list(values)))
+    return np.stack(getattr(scheme.columns, name)(list(rows.swapaxes(0, 1)))).swapaxes(0, 1)
 
 
-@by_size
+@every_scheme
 def test_tile_is_exact(scheme: Scheme) -> None:
-    rng = np.random.default_rng(scheme.size)
+    rng = np.random.default_rng(scheme.positions)
+    rows, columns = scheme.rows, scheme.columns
     w = rng.integers(-255, 256, (3, 3, 5), dtype=np.int64)
-    d = rng.integers(-255, 256, (scheme.points, scheme.points, 5), dtype=np.int64)
+    d = rng.integers(-255, 256, (rows.points, columns.points, 5), dtype=np.int64)
     w[..., 0], d[..., 0] = 255, -255
-    m = two_dimensional(scheme.data, d) * two_dimensional(scheme.weight, w)
-    scaled = two_dimensional(scheme.inverse, m.sum(axis=-1))
+    m = two_dimensional(scheme, "data", d) * two_dimensional(scheme, "weight", w)
+    scaled = two_dimensional(scheme, "inverse", m.sum(axis=-1))
     wrapped = (scaled * scheme.odd_inverse).astype(np.uint32).view(np.int32)
     expected = sum(
-        (d[i : i + scheme.size, j : j + scheme.size] * w[i, j]).sum(axis=-1) for i in range(3) for j in range(3)
+        (d[i : i + rows.size, j : j + columns.size] * w[i, j]).sum(axis=-1) for i in range(3) for j in range(3)
     )
     assert np.abs(expected).max() < scheme.limit
     np.testing.assert_array_equal(wrapped >> scheme.shift, expected)
 
 
-@by_size
+@every_scheme
 def test_transforms_fit_int16(scheme: Scheme) -> None:
-    for transform, size in ((scheme.data, scheme.points), (scheme.weight, 3)):
-        unit = np.eye(size * size, dtype=np.int64).reshape(size, size, size * size)
-        growth = np.abs(two_dimensional(transform, unit)).sum(axis=-1).max()
+    for name, shape in (("data", (scheme.rows.points, scheme.columns.points)), ("weight", (3, 3))):
+        unit = np.eye(math.prod(shape), dtype=np.int64).reshape(*shape, -1)
+        growth = np.abs(two_dimensional(scheme, name, unit)).sum(axis=-1).max()
         assert growth * 255 < 1 << 15
 
 
-@by_size
+@every_scheme
 def test_weights_are_transformed_at_compile_time(scheme: Scheme) -> None:
     weight = np.random.default_rng(0).integers(-255, 256, (3, 3, 4, 6)).astype(np.int16)
     found = transform_weights(scheme, weight)
-    expected = two_dimensional(scheme.weight, weight.astype(np.int64))
-    np.testing.assert_array_equal(found, expected.reshape(scheme.points**2, 4, 6))
+    expected = two_dimensional(scheme, "weight", weight.astype(np.int64))
+    np.testing.assert_array_equal(found, expected.reshape(scheme.positions, 4, 6))
     assert {values.dtype for values in found} == {np.dtype(np.int16)}
 
 

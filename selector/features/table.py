@@ -124,7 +124,7 @@ def _of_lowering(name: str, x: str) -> tuple[Feature, ...]:
 
 _TERM2 = (
     Feature("int8_term2", "share", "a.term2 / a.total", "what the correction costs"),
-    Feature("winograd", "pixels", "b.plan.winograd", "outputs of a Winograd tile; 0: direct"),
+    Feature("winograd", "ratio", "b.plan.saving", "times fewer multiplications; 1: direct"),
 )
 
 

@@ -33,7 +33,7 @@ class Plan(NamedTuple):
 
     template: str  # as in Kernel.template
     row: dot.Dot
-    winograd: int  # outputs of a Winograd tile; 0: direct
+    saving: float  # times fewer multiplications by Winograd; 1: direct
     pixels: int  # register tile: so many pixels …
     vectors: int  # … times vectors of output channels
     cycles: float  # products with their loads, and Winograd's transforms; without the next two
@@ -112,7 +112,7 @@ def _direct(workload: ConvWorkload, row: dot.Dot, target: TargetProfile, *, term
     return Plan(
         template=conv.NAME,
         row=row,
-        winograd=0,
+        saving=1.0,
         pixels=tile.pixels,
         vectors=tile.vectors,
         cycles=tile.cycles,
@@ -129,31 +129,29 @@ def _direct(workload: ConvWorkload, row: dot.Dot, target: TargetProfile, *, term
 
 
 def _winograd(workload: ConvWorkload, scheme: Scheme, row: dot.Dot, target: TargetProfile) -> Plan:
-    work, positions = workload, scheme.positions
-    rows, columns = scheme.tiles(work)
+    work, split = workload, scheme.split(workload)
     shares, channel_tasks = winograd.partition(scheme, work, target)
-    tiles = math.ceil(rows * columns / shares)
+    tiles = math.ceil(math.prod(scheme.tiles(work)) / shares)
     pixels, vectors = winograd.tile_shape(work, tiles, row, target)
     block = vectors * row.lanes
     blocks = math.ceil(work.out_channels / block)
     depth = math.ceil(work.in_channels / row.step) * row.step
     panel = depth * block * 2
     tasks = work.batch * shares * channel_tasks
-    band_rows = min(math.ceil((tiles - 1) / columns) + 1, rows) * scheme.rows.size + 2
-    copied = tasks * band_rows * (columns * scheme.columns.size + 2) * work.in_channels * 2
-    transformed = positions * tiles * depth * 2
+    copied = tasks * winograd.band_of(scheme, work, tiles, 0).elements * 2
+    transformed = scheme.points * split.parts * tiles * depth * 2
     return Plan(
         template=scheme.name,
         row=row,
-        winograd=scheme.outputs,
+        saving=scheme.outputs * work.kernel_height * work.kernel_width / split.products,
         pixels=pixels,
         vectors=vectors,
         cycles=winograd.cost(scheme, work, row, target),
         prepare_cycles=_copy_cycles(copied, target),
         term2_cycles=0.0,
-        macs=work.batch * shares * tiles * positions * depth * blocks * block,
-        scratch_bytes=copied + tasks * (transformed + positions * tiles * blocks * block * 4 / channel_tasks),
-        weight_bytes=blocks * positions * panel,
+        macs=work.batch * shares * tiles * split.products * depth * blocks * block,
+        scratch_bytes=copied + tasks * (transformed + scheme.points * tiles * blocks * block * 4 / channel_tasks),
+        weight_bytes=blocks * split.products * panel,
         weight_passes=work.batch * shares,
         panel_bytes=panel,
         band_bytes=transformed,
@@ -178,7 +176,7 @@ def _depthwise(workload: ConvWorkload, row: dot.Dot, target: TargetProfile, *, t
     return Plan(
         template=depthwise.NAME,
         row=row,
-        winograd=0,
+        saving=1.0,
         pixels=min(layout.columns, work.out_width) * rows.out_rows,
         vectors=layout.vectors,
         cycles=dots * per_dot + stores / _ISSUE,

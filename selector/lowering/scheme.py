@@ -9,12 +9,19 @@ product of what the two axes bear, 24 for four outputs and 2 for two.  Sums may 
 
 The transformed data is at most 10 (of four) or 2 (of two) times |x - zp| <= 255 an axis, the transformed weights at
 most 7 or 3 times |w - zp| <= 255: all fit int16.
+
+Other kernels are sums of convolutions of up to 3×3 taps, each with data of its own: the phases of a stride, and of each
+phase three taps after three.  Their products add up before the one inverse transform.  Weights of fewer than three
+taps are zero at the last point, which falls away: 5×5 has 121 products for 16 outputs instead of 400, 3×3 of stride 2
+has 100 instead of 144.  An axis of one tap stays as it is.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,24 +29,94 @@ from selector.lowering.tir import Expr
 from selector.workload import ConvConstants, ConvWorkload
 
 
-@dataclass(frozen=True, eq=False)  # compared by identity: there are two
+class Part(NamedTuple):
+    """Taps of one axis of a kernel that a filter takes at a time, a stride apart."""
+
+    offset: int  # the first one
+    taps: int
+
+
+class Span(NamedTuple):
+    """Consecutive points of an axis at which as many parts, the first ones, have weights that are not zero."""
+
+    first: int
+    points: int
+    parts: int
+
+
+class Split(NamedTuple):
+    """A kernel in parts: those of its rows by those of its columns."""
+
+    rows: tuple[Part, ...]
+    columns: tuple[Part, ...]
+    row_spans: tuple[Span, ...]
+    column_spans: tuple[Span, ...]
+
+    @property
+    def parts(self) -> int:
+        """Parts of the kernel."""
+        return len(self.rows) * len(self.columns)
+
+    @property
+    def products(self) -> int:
+        """Multiplications of a tile, for a channel of data and one of weights."""
+        rows, columns = (sum(s.points * s.parts for s in spans) for spans in (self.row_spans, self.column_spans))
+        return rows * columns
+
+    @property
+    def regions(self) -> list[tuple[Span, Span]]:
+        """Positions of a tile with as many parts, rows by columns."""
+        return list(product(self.row_spans, self.column_spans))
+
+    def order(self, columns: Span) -> tuple[int, int]:
+        """(r, c) such that part (row, column) is the ``r·row + c·column``-th at every position of these columns.
+
+        Parts without weights come last everywhere: a part of a column has none at the last point only.
+        """
+        return (len(self.columns), 1) if columns is self.column_spans[0] else (1, len(self.rows))
+
+
+@dataclass(frozen=True, eq=False)  # compared by identity: there are three
 class Axis:
-    """F(m, 3): the transforms along one axis."""
+    """F(m, taps): the transforms along one axis."""
 
     size: int  # m
+    taps: int
     shift: int  # s = odd * 2**shift
     odd: int
+    data_ops: int  # instructions of ``data``
+    inverse_ops: int
 
     @property
     def points(self) -> int:
-        """Edge of a tile of data: m + 2."""
-        return self.size + 2
+        """Edge of a tile of data."""
+        return self.size + self.taps - 1
+
+    def parts(self, kernel: int, stride: int) -> tuple[Part, ...]:
+        """``kernel`` taps, those of each phase of the stride, three at a time; parts of the most taps come first."""
+        found = [
+            Part(phase + first * stride, min(self.taps, count - first))
+            for phase in range(min(stride, kernel))
+            for count in [-(-(kernel - phase) // stride)]
+            for first in range(0, count, self.taps)
+        ]
+        return tuple(sorted(found, key=lambda part: -part.taps))
+
+    def spans(self, parts: tuple[Part, ...]) -> tuple[Span, ...]:
+        """All points; for want of its last tap a part has no weights at the last one."""
+        whole = sum(part.taps == self.taps for part in parts)
+        if whole == len(parts):
+            return (Span(0, self.points, whole),)
+        most = Span(0, self.points - 1, len(parts))
+        return (most, Span(self.points - 1, 1, whole)) if whole else (most,)
 
     def weight(self, w: list[Expr]) -> list[Expr]:
-        """G w, its fractions removed: 3 -> m + 2 points.
+        """G w, its fractions removed: taps -> points.
 
         The outer points bear as much of their scale as does not make them larger than the others.
         """
+        if self.size == 1:
+            return w
         even, odd = w[0] + w[2], w[1]
         if self.size == 2:
             return [w[0] * 2, even + odd, even - odd, w[2] * 2]
@@ -47,7 +124,9 @@ class Axis:
         return [w[0] * 6, even + odd, even - odd, outer + inner, outer - inner, w[2] * 6]
 
     def data(self, d: list[Expr]) -> list[Expr]:
-        """Bᵀ d."""
+        """Bᵀ d; only the last point sees the last of d."""
+        if self.size == 1:
+            return d
         if self.size == 2:
             return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
 
@@ -62,18 +141,22 @@ class Axis:
 
     def inverse(self, m: list[Expr]) -> list[Expr]:
         """sAᵀ m (with what ``weight`` leaves of the scale of each point)."""
+        if self.size == 1:
+            return m
         if self.size == 2:
             return [m[0] + m[1] + m[2], m[1] - m[2] - m[3]]
         plus, minus, r, t2 = (m[1] + m[2]) * 4, (m[2] - m[1]) * 4, m[3] + m[4], (m[3] - m[4]) * 2
         return [m[0] - plus + r, minus + t2, r * 4 - plus, minus + (t2 + m[5]) * 4]
 
 
-_TWO, _FOUR = Axis(2, shift=1, odd=1), Axis(4, shift=3, odd=3)
+_ONE = Axis(1, taps=1, shift=0, odd=1, data_ops=0, inverse_ops=0)
+_TWO = Axis(2, taps=3, shift=1, odd=1, data_ops=4, inverse_ops=4)
+_FOUR = Axis(4, taps=3, shift=3, odd=3, data_ops=16, inverse_ops=14)
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity
 class Scheme:
-    """F(r×c, 3×3): an axis of rows and one of columns."""
+    """F(r×c, 3×3), or of one row or column: an axis of rows and one of columns."""
 
     rows: Axis
     columns: Axis
@@ -90,8 +173,8 @@ class Scheme:
         return self.rows.size * self.columns.size
 
     @property
-    def positions(self) -> int:
-        """Products of a tile, for a channel of data and one of weights."""
+    def points(self) -> int:
+        """Points of a tile."""
         return self.rows.points * self.columns.points
 
     @property
@@ -113,24 +196,47 @@ class Scheme:
         """Rows and columns of tiles of an image; those at the lower and right edges may reach over."""
         return -(-workload.out_height // self.rows.size), -(-workload.out_width // self.columns.size)
 
+    def split(self, workload: ConvWorkload) -> Split:
+        """The workload's kernel in parts."""
+        return _split(self, workload.kernel_height, workload.kernel_width, workload.stride)
+
+
+@functools.lru_cache(maxsize=256)
+def _split(scheme: Scheme, height: int, width: int, stride: tuple[int, int]) -> Split:
+    rows, columns = scheme.rows.parts(height, stride[0]), scheme.columns.parts(width, stride[1])
+    return Split(rows, columns, scheme.rows.spans(rows), scheme.columns.spans(columns))
+
 
 F4, F42, F24, F2 = (Scheme(rows, columns) for rows, columns in product((_FOUR, _TWO), repeat=2))
-SCHEMES = (F4, F42, F24, F2)
+F14, F12, F41, F21 = Scheme(_ONE, _FOUR), Scheme(_ONE, _TWO), Scheme(_FOUR, _ONE), Scheme(_TWO, _ONE)
+SCHEMES = (F4, F42, F24, F2, F14, F12, F41, F21)
 _MIN_CHANNELS = 8
+_MAX_PARTS = 4  # the data is transformed once for each; with more, ``Split.order`` would leave gaps
+_LEAST_SAVING = 1.2
 
 
 def schemes(workload: ConvWorkload, bound: int) -> list[Scheme]:
     """The schemes that are exact while |accumulator| <= ``bound``; none where Winograd does not apply."""
     work = workload
-    shape_fits = (
-        (work.kernel_height, work.kernel_width, work.stride, work.dilation, work.groups) == (3, 3, (1, 1), (1, 1), 1)
-        and work.in_channels >= _MIN_CHANNELS
-        and work.out_height > 1
-        and work.out_width > 1
-    )
-    if not shape_fits:
+    if work.groups > 1 or work.dilation != (1, 1) or work.in_channels < _MIN_CHANNELS:
         return []
-    return [scheme for scheme in SCHEMES if bound < scheme.limit]
+    rows = work.kernel_height > 1 and work.out_height > 1
+    columns = work.kernel_width > 1 and work.out_width > 1
+    fitting = _fitting(work.kernel_height, work.kernel_width, work.stride, rows, columns)
+    return [scheme for scheme in fitting if bound < scheme.limit]
+
+
+@functools.lru_cache(maxsize=256)
+def _fitting(height: int, width: int, stride: tuple[int, int], rows: bool, columns: bool) -> tuple[Scheme, ...]:
+    """The schemes that save multiplications; ``rows``, ``columns``: the axes to transform."""
+
+    def fits(scheme: Scheme) -> bool:
+        split = _split(scheme, height, width, stride)
+        saved = scheme.outputs * height * width / split.products
+        axes = (scheme.rows is not _ONE, scheme.columns is not _ONE)
+        return axes == (rows, columns) and split.parts <= _MAX_PARTS and saved >= _LEAST_SAVING
+
+    return tuple(filter(fits, SCHEMES))
 
 
 def output_bound(workload: ConvWorkload, constants: ConvConstants) -> int:
@@ -141,8 +247,25 @@ def output_bound(workload: ConvWorkload, constants: ConvConstants) -> int:
     return int(np.abs(weight).sum(axis=(1, 2, 3)).max()) * largest
 
 
-def transform_weights(scheme: Scheme, weight: np.ndarray) -> list[np.ndarray]:
-    """(3, 3, …) int16 -> the positions, row by row, of (…): G w Gᵀ, exact, as every intermediate fits."""
-    columns = [scheme.rows.weight([weight[i, j] for i in range(3)]) for j in range(3)]
-    rows = [scheme.columns.weight([column[i] for column in columns]) for i in range(scheme.rows.points)]
-    return [position for row in rows for position in row]
+def transform_weights(scheme: Scheme, workload: ConvWorkload, weight: np.ndarray) -> list[np.ndarray]:
+    """(KH, KW, …) int16 -> G w Gᵀ of (…): of all parts at every position of every region, exact, as all of it fits."""
+    rows, columns, split = scheme.rows, scheme.columns, scheme.split(workload)
+
+    def transformed(row: Part, column: Part) -> list[list[np.ndarray]]:
+        taps = np.zeros((rows.taps, columns.taps, *weight.shape[2:]), weight.dtype)
+        own = weight[row.offset :: workload.stride[0], column.offset :: workload.stride[1]]
+        taps[: row.taps, : column.taps] = own[: row.taps, : column.taps]
+        halfway = [rows.weight([taps[i, j] for i in range(rows.taps)]) for j in range(columns.taps)]
+        return [columns.weight([values[i] for values in halfway]) for i in range(rows.points)]
+
+    parts = [[transformed(row, column) for column in split.columns] for row in split.rows]
+    found = []
+    for down, across in split.regions:
+        stride = split.order(across)
+        present = product(range(down.parts), range(across.parts))
+        ordered = sorted(present, key=lambda part: part[0] * stride[0] + part[1] * stride[1])
+        for i, j in product(
+            range(down.first, down.first + down.points), range(across.first, across.first + across.points)
+        ):
+            found += [parts[row][column][i][j] for row, column in ordered]
+    return found

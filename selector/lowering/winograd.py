@@ -1,4 +1,4 @@
-"""Exact integer Winograd for 3×3, stride 1, inside the int16 lowering.
+"""Exact integer Winograd inside the int16 lowering.
 
 The arithmetic, and the proof that it is exact, are in ``scheme``.
 
@@ -12,6 +12,7 @@ run time, an eighth of what is read, costs as much where transformed ones come f
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 
@@ -23,13 +24,13 @@ from selector.lowering.operands import Operands
 from selector.lowering.prepare import Band
 from selector.lowering.register_tile import RegisterTile, reduce, tile_shapes
 from selector.lowering.requantize import Epilogue, channel_order
-from selector.lowering.scheme import Scheme, transform_weights
+from selector.lowering.scheme import Part, Scheme, Span, transform_weights
 from selector.lowering.tir import Expr, T, const, load, loop, outermost, prefetch, store
 from selector.target import TargetProfile
 from selector.workload import ConvConstants, ConvWorkload
 
-# Of a tile's vector of channels, by the outputs of the tile: of the data, and back.
-_TRANSFORM_CYCLES = {4: (20, 30), 8: (50, 60), 16: (100, 110)}
+# Cycles of an instruction of the transforms, of the data and back.
+_INTO, _BACK = 0.38, 0.47
 
 
 def cost(scheme: Scheme, workload: ConvWorkload, row: Dot, target: TargetProfile) -> float:
@@ -40,14 +41,17 @@ def cost(scheme: Scheme, workload: ConvWorkload, row: Dot, target: TargetProfile
     """
     tiles = math.prod(scheme.tiles(workload))
     depth_steps = workload.in_channels / row.step
-    products = tiles * scheme.positions * depth_steps * workload.out_channels / row.lanes * row.uops / 4
-    into, back = _TRANSFORM_CYCLES[scheme.outputs]
+    split = scheme.split(workload)
+    products = tiles * split.products * depth_steps * workload.out_channels / row.lanes * row.uops / 4
+    rows, columns = scheme.rows, scheme.columns
+    into = 2 * scheme.points + rows.data_ops * columns.points + rows.points * columns.data_ops
+    back = scheme.points + rows.inverse_ops * columns.points + rows.size * columns.inverse_ops + 4 * scheme.outputs
     transforms = tiles * (
-        math.ceil(workload.in_channels / transform_lanes(workload, target)) * into
-        + math.ceil(workload.out_channels / row.lanes) * back
+        math.ceil(workload.in_channels / transform_lanes(workload, target)) * split.parts * into * _INTO
+        + math.ceil(workload.out_channels / row.lanes) * back * _BACK
     )
     shares, _ = partition(scheme, workload, target)
-    weight_bytes = scheme.positions * workload.in_channels * workload.out_channels * 2
+    weight_bytes = split.products * workload.in_channels * workload.out_channels * 2
     # Bytes a cycle, from L3 or, where they take more than a core's part of it, from memory.
     stream = shares * weight_bytes / (16 if weight_bytes <= (target.l3_bytes or target.l2_bytes) / 4 else 6)
     return workload.batch * (max(products * 1.15, stream) + transforms)
@@ -61,7 +65,7 @@ def partition(scheme: Scheme, workload: ConvWorkload, target: TargetProfile) -> 
     a share's products take longer than its weights need to arrive (70 convolutions on two threads of Zen 3).
     """
     tiles = math.prod(scheme.tiles(workload))
-    bytes_of_tile = scheme.positions * (workload.in_channels * 2 + 64)
+    bytes_of_tile = scheme.points * (scheme.split(workload).parts * workload.in_channels * 2 + 64)
     shares = max(1, math.ceil(tiles * bytes_of_tile / (target.l2_bytes // 2)))
     if workload.batch * shares % workload.threads == 0:
         return shares, 1
@@ -76,6 +80,23 @@ def transform_lanes(workload: ConvWorkload, target: TargetProfile) -> int:
     while lanes > workload.in_channels:
         lanes //= 2
     return lanes
+
+
+def band_of(scheme: Scheme, workload: ConvWorkload, tiles: int, data_offset: int) -> Band:
+    """The input under all rows of tiles that a run of so many may touch, padded to whole tiles and parts."""
+    tile_rows, tile_columns = scheme.tiles(workload)
+    split = scheme.split(workload)
+    reach = [
+        max(part.offset for part in parts) + (parts[0].taps - 1) * stride + 1
+        for parts, stride in zip((split.rows, split.columns), workload.stride, strict=True)
+    ]
+    top, left, bottom, right = workload.padding
+    bottom += (tile_rows * scheme.rows.size - workload.out_height) * workload.stride[0]
+    right += (tile_columns * scheme.columns.size - workload.out_width) * workload.stride[1]
+    padding = top, left, bottom + reach[0] - workload.kernel_height, right + reach[1] - workload.kernel_width
+    padded = replace(workload, kernel_height=reach[0], kernel_width=reach[1], padding=padding)
+    rows = min(math.ceil((tiles - 1) / tile_columns) + 1, tile_rows)
+    return Band(padded, rows * scheme.rows.size, "int16", data_offset, 0)
 
 
 def tile_shape(workload: ConvWorkload, tiles: int, row: Dot, target: TargetProfile) -> tuple[int, int]:
@@ -125,9 +146,11 @@ class _Winograd:
         self.pixels, self.vectors = tile_shape(workload, self.tiles, row, target)
         self.block = self.vectors * row.lanes
         self.steps = math.ceil(workload.in_channels / row.step)
-        self.channels = self.steps * row.step  # of V, padded to whole steps
+        self.channels = self.steps * row.step  # of a part of V, padded to whole steps
+        self.split = scheme.split(workload)
+        self.depth = self.split.parts * self.channels  # of V, for a tile
         # Elements from one position to the next in V and M.
-        self.data_stride = _odd_lines(self.tiles * self.channels, 2)
+        self.data_stride = _odd_lines(self.tiles * self.depth, 2)
         self.product_stride = _odd_lines(self.tiles * self.block, 4)
         starts = [
             min(start, self._padded_channels - self.block) for start in range(0, workload.out_channels, self.block)
@@ -135,18 +158,8 @@ class _Winograd:
         order = channel_order(self.vectors, row.lanes, workload, target)
         self.epilogue = Epilogue.of(workload, constants, operands, target, starts, order)
         self.packed = self._pack(operands.weight, np.add.outer(starts, np.concatenate(order)))
-        self.band = Band(self._padded(), self._band_rows() * scheme.rows.size, "int16", operands.data_offset, 0)
-
-    def _band_rows(self) -> int:
-        """Rows of tiles that a run of tiles may touch."""
-        return min(math.ceil((self.tiles - 1) / self.tile_columns) + 1, self.tile_rows)
-
-    def _padded(self) -> ConvWorkload:
-        """The workload with padding that makes the outputs whole tiles."""
-        top, left, bottom, right = self.work.padding
-        more_rows = self.tile_rows * self.scheme.rows.size - self.work.out_height
-        more_columns = self.tile_columns * self.scheme.columns.size - self.work.out_width
-        return replace(self.work, padding=(top, left, bottom + more_rows, right + more_columns))
+        self.band = band_of(scheme, workload, self.tiles, operands.data_offset)
+        self.band_rows = self.band.out_rows // scheme.rows.size
 
     # -- constants -----------------------------------------------------------------------------------------------
 
@@ -161,14 +174,15 @@ class _Winograd:
         return max(self.work.out_channels, self.block)
 
     def _pack(self, weight: np.ndarray, slots: np.ndarray) -> np.ndarray:
-        """U as [block][position][step][vector][lane][depth]; ``slots`` (blocks, block): the channel of each lane."""
+        """U as [block][region][position][part][step][vector][lane][depth]; ``slots`` (blocks, block): whose lanes."""
         row, work = self.row, self.work
-        padded = np.zeros((3, 3, self._padded_channels, self.channels), np.int16)
+        taps = work.kernel_height, work.kernel_width
+        padded = np.zeros((*taps, self._padded_channels, self.channels), np.int16)
         padded[:, :, : work.out_channels, : work.in_channels] = weight.transpose(1, 2, 0, 3)
-        shape = (3, 3, len(slots), self.vectors, row.lanes, self.steps, row.groups, row.depth)
+        shape = (*taps, len(slots), self.vectors, row.lanes, self.steps, row.groups, row.depth)
         # Put in order first: there are four times as many afterwards.
         ordered = np.ascontiguousarray(padded[:, :, slots].reshape(shape).transpose(0, 1, 2, 5, 6, 3, 4, 7))
-        return np.stack(transform_weights(self.scheme, ordered), axis=1).reshape(-1)
+        return np.stack(transform_weights(self.scheme, work, ordered), axis=1).reshape(-1)
 
     # -- code ------------------------------------------------------------------------------------------------------
 
@@ -180,7 +194,6 @@ class _Winograd:
         work, scheme = self.work, self.scheme
         shares = math.ceil(self.image_tiles / self.tiles)
         blocks_of_task = math.ceil(self.blocks / self.channel_tasks)
-        positions = scheme.positions
 
         def task(index: Expr) -> None:
             share = index // self.channel_tasks
@@ -188,10 +201,10 @@ class _Winograd:
             start = share % shares * self.tiles
             first_block = index % self.channel_tasks * blocks_of_task
             first = T.Bind(T.min(start, self.image_tiles - self.tiles) + T.int32(0))
-            first_row = T.Bind(T.min(first // self.tile_columns, self.tile_rows - self._band_rows()))
+            first_row = T.Bind(T.min(first // self.tile_columns, self.tile_rows - self.band_rows))
             band = T.alloc_buffer((max(self.band.elements, 512),), "int16")
-            data_tiles = T.alloc_buffer((positions * self.data_stride + 512,), "int16")
-            products = T.alloc_buffer((positions * self.product_stride + 256,), "int32")
+            data_tiles = T.alloc_buffer((scheme.points * self.data_stride + 512,), "int16")
+            products = T.alloc_buffer((scheme.points * self.product_stride + 256,), "int32")
             self.band.emit(data, band, image, first_row * scheme.rows.size, self.target.vector_bits // 8)
             self._transform_data(band, data_tiles, first, first_row)
 
@@ -199,7 +212,7 @@ class _Winograd:
                 b = T.Bind(
                     T.min(first_block + offset + T.int32(0), self.blocks - 1)
                 )  # an uneven share repeats the last
-                loop(positions, lambda p: self._multiply(data_tiles, products, b, p))
+                self._multiply(data_tiles, products, b)
                 self._transform_back(products, b, image, first)
 
             loop(blocks_of_task, block)
@@ -207,73 +220,96 @@ class _Winograd:
         outermost(work.batch * shares * self.channel_tasks, task, threads=work.threads, lanes=self.row.lanes)
 
     def _transform_data(self, band: Expr, data_tiles: Expr, first: Expr, first_row: Expr) -> None:
-        """V[position][tile][channel] = Bᵀ d B for every tile, a vector of channels at a time."""
-        scheme, channels = self.scheme, self.work.in_channels
+        """V[position][tile][part][channel] = Bᵀ d B for every tile, a vector of channels at a time."""
+        scheme, split, channels = self.scheme, self.split, self.work.in_channels
         rows, columns = scheme.rows, scheme.columns
+        down, across = self.band.row_stride * self.band.pitch, self.work.stride[1] * channels
         lanes = transform_lanes(self.work, self.target)
-        pieces = math.ceil(channels / lanes)
+        missing = const(0, "int16", lanes)  # for the last point, where no part has weights
+
+        def transform(corner: Expr, target: Expr, part: Expr, c: Expr) -> None:
+            row, column = part // len(split.columns), part % len(split.columns)
+            offset = _pick(split.rows, row) * self.band.pitch + _pick(split.columns, column) * channels
+            channel = T.Bind(T.min(c * lanes + T.int32(0), channels - lanes))
+            start = T.Bind(corner + offset + channel)
+            halfway = [[missing] * rows.points] * columns.points
+            for j in range(columns.size + split.columns[0].taps - 1):
+                d = [missing] * rows.points
+                for i in range(rows.size + split.rows[0].taps - 1):
+                    d[i] = T.Bind(load(band, start + i * down + j * across, lanes))
+                halfway[j] = [T.Bind(value) for value in rows.data(d)]
+            for span in split.column_spans:
+                order = split.order(span)
+                slot = T.Bind(target + (row * order[0] + column * order[1]) * self.channels + channel)
+                for i in range(split.row_spans[-1].first + split.row_spans[-1].points):
+                    whole = columns.data([values[i] for values in halfway])
+                    for j in range(span.first, span.first + span.points):
+                        store(data_tiles, slot + (i * columns.points + j) * self.data_stride, whole[j], lanes)
 
         def tile(index: Expr) -> None:
             row = (first + index) // self.tile_columns - first_row
             column = (first + index) % self.tile_columns
-            corner = row * (rows.size * self.band.pitch) + column * (columns.size * channels)
+            corner = row * (rows.size * down) + column * (columns.size * across)
+            target = index * self.depth
+            vectors = math.ceil(channels / lanes)
+            loop(split.parts, lambda part: loop(vectors, functools.partial(transform, corner, target, part)))
+            if self.channels > channels:
+                loop(scheme.points * split.parts, lambda i: padding(index, i // split.parts, i % split.parts))
 
-            def piece(c: Expr) -> None:
-                channel = T.Bind(T.min(c * lanes + T.int32(0), channels - lanes))
-                start = T.Bind(corner + channel)
-                halfway = []
-                for j in range(columns.points):
-                    d = [load(band, start + i * self.band.pitch + j * channels, lanes) for i in range(rows.points)]
-                    halfway.append([T.Bind(value) for value in rows.data([T.Bind(v) for v in d])])
-                target = T.Bind(index * self.channels + channel)
-                for i in range(rows.points):
-                    for j, value in enumerate(columns.data([column[i] for column in halfway])):
-                        position = (i * columns.points + j) * self.data_stride
-                        store(data_tiles, target + position, value, lanes)
-
-            loop(pieces, piece)
-            if self.channels > channels:  # the padding of the last step meets zero weights, but must be there
-                for position in range(scheme.positions):
-                    end = position * self.data_stride + index * self.channels + channels
-                    for extra in range(self.channels - channels):
-                        store(data_tiles, end + extra, T.int16(0), 1)
+        def padding(index: Expr, position: Expr, part: Expr) -> None:
+            """Of a part's last step: it meets zero weights, but must be there."""
+            end = T.Bind(position * self.data_stride + index * self.depth + part * self.channels + channels)
+            for extra in range(self.channels - channels):
+                store(data_tiles, end + extra, T.int16(0), 1)
 
         loop(self.tiles, tile)
 
-    def _multiply(self, data_tiles: Expr, products: Expr, block: Expr, position: Expr) -> None:
-        """M[position][tile][block's channels] of one position."""
-        row = self.row
+    def _multiply(self, data_tiles: Expr, products: Expr, block: Expr) -> None:
+        """M[position][tile][block's channels] of all positions."""
+        row, across = self.row, self.scheme.columns.points
         count = math.ceil(self.tiles / self.pixels)
         size, larger = divmod(self.tiles, count)
-        panel = self.steps * self.block * row.step
-        weights = T.Bind((block * self.scheme.positions + position) * panel + T.int32(0))
-        source = T.Bind(position * self.data_stride + T.int32(0))
+        panel = self.steps * self.block * row.step  # weights of a part
+        ask = math.ceil(self.block * row.step / count)  # weights to ask for in a step
 
-        following = T.Bind(weights + panel)
-        part = math.ceil(self.block * row.step / count)  # of the next position's weights, in a step
-
-        def some(group: Expr, first: Expr, width: int) -> None:
+        def some(position: Expr, weights: Expr, parts: int, group: Expr, first: Expr, width: int) -> None:
+            """A group of tiles at one position."""
             tile = RegisterTile(row, width, self.vectors)
-            base = T.Bind(source + first * self.channels)
+            base = T.Bind(position * self.data_stride + first * self.depth)
             target = T.Bind(position * self.product_stride + first * self.block)
-            ahead = T.Bind(following + group * (self.steps * part))
+            ahead = T.Bind(weights + parts * (panel + group * (self.steps * ask)))
             slots = [(i, j) for i in range(width) for j in range(self.vectors)]
             for slot in slots:
                 tile[slot] = const(0, "int32", row.lanes)
 
             def step(k: Expr) -> None:
-                for line in range(0, part, 64 // 2):
-                    prefetch(self.weight, ahead + k * part + line)
-                starts = [base + i * self.channels + k * row.step for i in range(width)]
+                for line in range(0, ask, 64 // 2):
+                    prefetch(self.weight, ahead + k * ask + line)
+                starts = [base + i * self.depth + k * row.step for i in range(width)]
                 tile.step(data_tiles, starts, self.weight, weights + k * tile.step_weights)
 
-            reduce(row, self.steps, step)
+            reduce(row, parts * self.steps, step)
             for i, j in slots:
                 store(products, target + i * self.block + j * row.lanes, tile[i, j], row.lanes)
 
-        # Every group of tiles asks for its part: one alone would leave memory idle while the others multiply.
-        loop(larger, lambda t: some(t, t * (size + 1), size + 1))
-        loop(count - larger, lambda t: some(larger + t, larger * (size + 1) + t * size, size))
+        before = 0  # parts of the regions before
+
+        def multiply(rows: Span, columns: Span, index: Expr) -> None:
+            whole = columns.points == across
+            i, j = (0, index) if whole else (index // columns.points, index % columns.points)
+            position = T.Bind((rows.first + i) * across + columns.first + j + T.int32(0))
+            parts = rows.parts * columns.parts
+            weights = T.Bind((block * self.split.products + before + index * parts) * panel + T.int32(0))
+            # Every group of tiles asks for its part of the next position's weights: one alone would leave memory idle
+            # while the others multiply.
+            loop(larger, lambda t: some(position, weights, parts, t, t * (size + 1), size + 1))
+            first = larger * (size + 1)
+            loop(count - larger, lambda t: some(position, weights, parts, larger + t, first + t * size, size))
+
+        for rows, columns in self.split.regions:
+            positions = rows.points * columns.points
+            loop(positions, functools.partial(multiply, rows, columns))
+            before += positions * rows.parts * columns.parts
 
     def _transform_back(self, products: Expr, block: Expr, image: Expr, first: Expr) -> None:
         """Outputs of a block of channels: s·y, the exact division by s, and the epilogue."""
@@ -308,10 +344,18 @@ class _Winograd:
     def _inverse(self, products: Expr, start: Expr, slot: Expr) -> list[Expr]:
         """The outputs of one tile and one vector of channels, bias included."""
         scheme, lanes = self.scheme, self.row.lanes
-        rows, columns, stride = scheme.rows, scheme.columns, self.product_stride
+        rows, columns = scheme.rows, scheme.columns
+
+        some, others = (spans[-1].first + spans[-1].points for spans in (self.split.row_spans, self.split.column_spans))
+
+        def product(i: int, j: int) -> Expr:
+            if i >= some or j >= others:  # no part has weights there
+                return const(0, "int32", lanes)
+            return T.Bind(load(products, start + (i * columns.points + j) * self.product_stride, lanes))
+
         halfway = []
         for j in range(columns.points):
-            m = [T.Bind(load(products, start + (i * columns.points + j) * stride, lanes)) for i in range(rows.points)]
+            m = [product(i, j) for i in range(rows.points)]
             halfway.append([T.Bind(value) for value in rows.inverse(m)])
         bias = self.epilogue.start(slot)
         outputs = []
@@ -321,6 +365,18 @@ class _Winograd:
                     value = value * const(scheme.odd_inverse, "int32", lanes)
                 outputs.append(T.Bind((value >> const(scheme.shift, "int32", lanes)) + bias))
         return outputs
+
+
+def _pick(parts: tuple[Part, ...], index: Expr) -> Expr:
+    """The offset of one of the parts."""
+    offsets = [part.offset for part in parts]
+    step = offsets[1] - offsets[0] if len(offsets) > 1 else 0
+    if offsets == [offsets[0] + i * step for i in range(len(offsets))]:
+        return offsets[0] + index * step
+    *others, chosen = offsets
+    for i, offset in reversed(list(enumerate(others))):
+        chosen = T.Select(index == i, T.int32(offset), chosen)
+    return chosen
 
 
 def _odd_lines(elements: int, size: int) -> int:

@@ -153,7 +153,7 @@ def _kernel(draw: st.DrawFn, kind: str) -> tuple[int, int]:
     if kind == "1x1":
         return 1, 1
     if kind == "winograd":
-        return 3, 3
+        return draw(st.sampled_from(((3, 3), (3, 3), (5, 5), (2, 2), (4, 3), (1, 3), (5, 1), (1, 9))))
     shape = draw(st.sampled_from(("3x3", "1xk", "kx1", "any")))
     return {"3x3": (3, 3), "1xk": (1, draw(size)), "kx1": (draw(size), 1)}.get(shape) or (draw(size), draw(size))
 
@@ -164,7 +164,9 @@ def workloads(draw: st.DrawFn) -> ConvWorkload:
     kind = draw(st.sampled_from(("1x1", "dense", "depthwise", "grouped", "first", "winograd")))
     groups, in_channels, out_channels = draw(_channels(kind))
     kernel, stride, dilation = draw(_kernel(kind)), (1, 1), (1, 1)
-    if kind != "winograd":
+    if kind == "winograd":
+        stride = draw(st.sampled_from(((1, 1), (1, 1), (2, 2), (1, 2))))
+    else:
         stride = draw(st.integers(1, 3)), draw(st.integers(1, 3))
         dilation = draw(st.integers(1, 2)), draw(st.integers(1, 2))
     extent = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -136,12 +137,14 @@ def test_weights_and_data_all_extreme(target: str, weights: str) -> None:
 def test_winograd_at_its_limit(target: str, scheme: Scheme, distance: int) -> None:
     """int8 data down to -128 and weights that add up to ``limit / 128``: the limit is met, or missed by 128."""
     total = scheme.limit // 128 + distance
-    channels = -(-total // (9 * 255))
-    flat = np.zeros(9 * channels, np.int64)
+    kernel = tuple(1 if axis.size == 1 else 3 for axis in (scheme.rows, scheme.columns))
+    taps = math.prod(kernel)
+    channels = -(-total // (taps * 255))
+    flat = np.zeros(taps * channels, np.int64)
     flat[: total // 255] = 255
     flat[total // 255] = total % 255
-    weight = np.stack([flat.reshape(3, 3, channels), np.flip(flat).reshape(3, 3, channels)])
-    work = ConvWorkload(1, 6, 6, channels, 2, 3, 3, data_dtype="int8", weight_dtype="uint8")
+    weight = np.stack([flat.reshape(*kernel, channels), np.flip(flat).reshape(*kernel, channels)])
+    work = ConvWorkload(1, 6, 6, channels, 2, *kernel, data_dtype="int8", weight_dtype="uint8")
     data = np.full((1, 6, 6, channels), -128, np.int8)
     data[:, :, 4:] = extreme_pixels("int8", channels)[:12].reshape(1, 6, 2, channels)
     case = make(work, weight, data)

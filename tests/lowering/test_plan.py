@@ -115,7 +115,7 @@ def test_winograd_divides_tiles_or_channels(
 @pytest.mark.parametrize(
     ("size", "channels", "template"),
     [
-        (7, 512, "winograd4x2"),  # 19 MB of weights for square tiles, and four tiles to use them on
+        (7, 512, "winograd2x4"),  # 19 MB of weights for square tiles, and four tiles to use them on
         (7, 128, "winograd4"),
         (14, 256, "winograd4"),
     ],

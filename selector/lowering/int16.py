@@ -6,7 +6,7 @@ from types import ModuleType
 
 from selector.lowering import conv, depthwise, dot, tiling, winograd
 from selector.lowering.kernel import Kernel
-from selector.lowering.operands import make_operands
+from selector.lowering.operands import Operands, make_operands
 from selector.lowering.scheme import Scheme, output_bound, schemes
 from selector.target import TargetProfile
 from selector.workload import ConvConstants, ConvWorkload
@@ -14,7 +14,17 @@ from selector.workload import ConvConstants, ConvWorkload
 
 def build(name: str, workload: ConvWorkload, constants: ConvConstants, target: TargetProfile) -> Kernel:
     """Kernel of the int16 lowering."""
-    operands = make_operands(
+    operands = operands_of(workload, constants)
+    row, template, scheme = choose(workload, output_bound(workload, constants), target)
+    if scheme is not None:
+        full = f"{name}__{scheme.name}_{row.name}"
+        return winograd.build(full, scheme, workload, constants, operands, row, target)
+    return template.build(f"{name}__{template.NAME}_{row.name}", workload, constants, operands, row, target)
+
+
+def operands_of(workload: ConvWorkload, constants: ConvConstants) -> Operands:
+    """Data and weights as words, both zero points subtracted."""
+    return make_operands(
         workload,
         constants,
         data_dtype="int16",
@@ -22,11 +32,6 @@ def build(name: str, workload: ConvWorkload, constants: ConvConstants, target: T
         weight_dtype="int16",
         weight_offset=constants.weight_zero_point.astype("int64"),
     )
-    row, template, scheme = choose(workload, output_bound(workload, constants), target)
-    if scheme is not None:
-        full = f"{name}__{scheme.name}_{row.name}"
-        return winograd.build(full, scheme, workload, constants, operands, row, target)
-    return template.build(f"{name}__{template.NAME}_{row.name}", workload, constants, operands, row, target)
 
 
 def choose(workload: ConvWorkload, bound: int, target: TargetProfile) -> tuple[dot.Dot, ModuleType, Scheme | None]:

@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from selector.lowering import LOWERINGS, build, dot, winograd
-from selector.lowering.operands import make_operands
+from selector.lowering import LOWERINGS, build, dot, int16, winograd
 from selector.lowering.reference import accumulate, convolve
 from selector.lowering.scheme import SCHEMES, Scheme, output_bound, schemes
 from selector.workload import ConvConstants, ConvWorkload
@@ -155,14 +154,7 @@ def test_winograd_at_its_limit(target: str, scheme: Scheme, distance: int) -> No
     assert (scheme in exact) == (distance < 0)
     execute.require_runnable(target)
     profile = execute.profile(target)
-    operands = make_operands(
-        case.workload,
-        case.constants,
-        data_dtype="int16",
-        data_offset=0,
-        weight_dtype="int16",
-        weight_offset=np.zeros(2, np.int64),
-    )
+    operands = int16.operands_of(case.workload, case.constants)
     row = dot.candidates(profile, "int16")[0]
     kernels = [build(case.workload, case.constants, profile, lowering) for lowering in LOWERINGS]
     kernels += [

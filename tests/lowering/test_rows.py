@@ -13,8 +13,7 @@ import pytest
 import tvm
 
 from selector import target as targets
-from selector.lowering import LOWERINGS, Kernel, build, conv, depthwise, dot, int8, pipeline, tir, winograd
-from selector.lowering.operands import make_operands
+from selector.lowering import LOWERINGS, Kernel, build, conv, depthwise, dot, int8, int16, pipeline, tir, winograd
 from selector.lowering.reference import convolve
 from selector.lowering.scheme import SCHEMES
 from selector.target import TargetProfile
@@ -82,15 +81,7 @@ def int16_kernels(row: dot.Dot, profile: TargetProfile) -> list[tuple[Case, Kern
         (TILED, "full"),
     ):
         case = make_case(work, weights=weights)
-        zero_point = case.constants.weight_zero_point.astype(np.int64)
-        operands = make_operands(
-            case.workload,
-            case.constants,
-            data_dtype="int16",
-            data_offset=-work.data_zero_point,
-            weight_dtype="int16",
-            weight_offset=zero_point,
-        )
+        operands = int16.operands_of(case.workload, case.constants)
         template = depthwise if depthwise.takes(work) else conv
         fitting = row.at_most(template.MAX_DOT_GROUPS)
         assert fitting is not None

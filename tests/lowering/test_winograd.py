@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from selector.lowering import conv, dot, winograd
-from selector.lowering.operands import make_operands
+from selector.lowering import conv, dot, int16, winograd
 from selector.lowering.reference import convolve
 from selector.lowering.scheme import schemes
 from selector.workload import ConvWorkload
@@ -43,14 +42,7 @@ def test_kernels_in_parts(target: str, kernel: tuple[int, int], stride: tuple[in
     for work in (ODD, replace(ODD, batch=2, in_height=19, in_channels=24, padding=(0, 0, 0, 0), threads=2)):
         work = replace(work, kernel_height=kernel[0], kernel_width=kernel[1], stride=stride)
         case = make_case(work, weights="full", extreme_data=True)
-        operands = make_operands(
-            case.workload,
-            case.constants,
-            data_dtype="int16",
-            data_offset=-work.data_zero_point,
-            weight_dtype="int16",
-            weight_offset=case.constants.weight_zero_point.astype(np.int64),
-        )
+        operands = int16.operands_of(case.workload, case.constants)
         fitting = schemes(case.workload, case.workload.accumulator_bound())
         assert fitting
         for scheme in fitting:

@@ -3,11 +3,11 @@
 The arithmetic, and the proof that it is exact, are in ``scheme``.
 
 Steps of a task, a run of tiles: copy the band of input under them with padding (int16, zero point subtracted);
-transform it into ``V[position][tile][channel]``; for each block of output channels multiply every position,
+transform it into ``V[position][tile][part][channel]``; for each block of output channels multiply every position,
 ``M = V · U``, and transform back with the epilogue fused.  V and M stay in L2; the weights U, transformed at compile
-time, are streamed once a task, each panel prefetched while the one before it is in use.  (Transforming bytes at
-run time, an eighth of what is read, costs as much where transformed ones come from memory, as at 7×7×512, and 1.2 to
-1.6 times as much at 14×14×256: stores and reloads, even with parts that fit L1.)
+time, are streamed once a task, those of each position prefetched while the one before it is in use.  (Transforming
+bytes at run time, an eighth of what square tiles read, costs as much as those where they come from memory, as at
+7×7×512, and 1.2 to 1.6 times as much at 14×14×256: stores and reloads, even with parts that fit L1.)
 """
 
 from __future__ import annotations

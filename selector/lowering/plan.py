@@ -56,7 +56,7 @@ class Plan(NamedTuple):
 def plan(workload: ConvWorkload, target: TargetProfile, lowering: str) -> Plan:
     """The plan of one lowering; raises KeyError for an unknown one.
 
-    Two lowerings' plans together take less than 100 µs: policies compute them for every layer.
+    Two lowerings' plans together take 70 to 100 µs: policies compute them for every layer.
     """
     made = _PLANS[lowering](workload, target)
     if made.tasks > 1 and made.all_cycles < WORTH_WAKING:

@@ -40,11 +40,17 @@ class Span(NamedTuple):
     """Consecutive points of an axis at which as many parts, the first ones, have weights that are not zero."""
 
     first: int
-    points: int
+    stop: int
     parts: int
 
+    @property
+    def points(self) -> range:
+        """The points themselves."""
+        return range(self.first, self.stop)
 
-class Split(NamedTuple):
+
+@dataclass(frozen=True, eq=False)  # kept for every kernel and stride, with what is derived from it: plans ask often
+class Split:
     """A kernel in parts: those of its rows by those of its columns."""
 
     rows: tuple[Part, ...]
@@ -52,18 +58,18 @@ class Split(NamedTuple):
     row_spans: tuple[Span, ...]
     column_spans: tuple[Span, ...]
 
-    @property
+    @functools.cached_property
     def parts(self) -> int:
         """Parts of the kernel."""
         return len(self.rows) * len(self.columns)
 
-    @property
+    @functools.cached_property
     def products(self) -> int:
         """Multiplications of a tile, for a channel of data and one of weights."""
-        rows, columns = (sum(s.points * s.parts for s in spans) for spans in (self.row_spans, self.column_spans))
+        rows, columns = (sum(len(s.points) * s.parts for s in spans) for spans in (self.row_spans, self.column_spans))
         return rows * columns
 
-    @property
+    @functools.cached_property
     def regions(self) -> list[tuple[Span, Span]]:
         """Positions of a tile with as many parts, rows by columns."""
         return list(product(self.row_spans, self.column_spans))
@@ -93,7 +99,7 @@ class Axis:
         return self.size + self.taps - 1
 
     def parts(self, kernel: int, stride: int) -> tuple[Part, ...]:
-        """``kernel`` taps, those of each phase of the stride, three at a time; parts of the most taps come first."""
+        """``kernel`` taps: of each phase of the stride as many at a time as fit; parts of the most taps come first."""
         found = [
             Part(phase + first * stride, min(self.taps, count - first))
             for phase in range(min(stride, kernel))
@@ -108,7 +114,7 @@ class Axis:
         if whole == len(parts):
             return (Span(0, self.points, whole),)
         most = Span(0, self.points - 1, len(parts))
-        return (most, Span(self.points - 1, 1, whole)) if whole else (most,)
+        return (most, Span(self.points - 1, self.points, whole)) if whole else (most,)
 
     def weight(self, w: list[Expr]) -> list[Expr]:
         """G w, its fractions removed: taps -> points.
@@ -161,36 +167,48 @@ class Scheme:
     rows: Axis
     columns: Axis
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         """As in the names of templates: winograd4, winograd4x2."""
         one = self.rows.size == self.columns.size
         return f"winograd{self.rows.size}" + ("" if one else f"x{self.columns.size}")
 
-    @property
+    @functools.cached_property
     def outputs(self) -> int:
         """Outputs of a tile."""
         return self.rows.size * self.columns.size
 
-    @property
+    @functools.cached_property
     def points(self) -> int:
         """Points of a tile."""
         return self.rows.points * self.columns.points
 
-    @property
+    @functools.cached_property
     def shift(self) -> int:
         """s = odd * 2**shift."""
         return self.rows.shift + self.columns.shift
 
-    @property
+    @functools.cached_property
     def odd_inverse(self) -> int:
         """The inverse of the odd part of s modulo 2**32, as int32."""
         return (pow(self.rows.odd * self.columns.odd, -1, 1 << 32) + (1 << 31)) % (1 << 32) - (1 << 31)
 
-    @property
+    @functools.cached_property
     def limit(self) -> int:
         """Exact if |y| is below this."""
         return 1 << (31 - self.shift)
+
+    @functools.cached_property
+    def data_ops(self) -> int:
+        """Instructions that transform a vector of the data of a tile."""
+        rows, columns = self.rows, self.columns
+        return 2 * self.points + rows.data_ops * columns.points + rows.points * columns.data_ops
+
+    @functools.cached_property
+    def inverse_ops(self) -> int:
+        """Instructions that transform a vector of the products of a tile back."""
+        rows, columns = self.rows, self.columns
+        return self.points + rows.inverse_ops * columns.points + rows.size * columns.inverse_ops + 4 * self.outputs
 
     def tiles(self, workload: ConvWorkload) -> tuple[int, int]:
         """Rows and columns of tiles of an image; those at the lower and right edges may reach over."""
@@ -264,8 +282,6 @@ def transform_weights(scheme: Scheme, workload: ConvWorkload, weight: np.ndarray
         stride = split.order(across)
         present = product(range(down.parts), range(across.parts))
         ordered = sorted(present, key=lambda part: part[0] * stride[0] + part[1] * stride[1])
-        for i, j in product(
-            range(down.first, down.first + down.points), range(across.first, across.first + across.points)
-        ):
+        for i, j in product(down.points, across.points):
             found += [parts[row][column][i][j] for row, column in ordered]
     return found

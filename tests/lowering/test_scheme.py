@@ -55,7 +55,7 @@ def test_transforms_fit_int16(scheme: Scheme) -> None:
         assert growth * 255 < 1 << 15
 
 
-@pytest.mark.parametrize("scheme", [F4, F42, F2], ids=lambda scheme: scheme.name)
+@pytest.mark.parametrize("scheme", [F4, F42, F24, F2], ids=lambda scheme: scheme.name)
 def test_weights_are_transformed_at_compile_time(scheme: Scheme) -> None:
     weight = np.random.default_rng(0).integers(-255, 256, (3, 3, 4, 6)).astype(np.int16)
     found = transform_weights(scheme, workload((3, 3)), weight)

@@ -33,43 +33,58 @@ class Ordered:
 
 @dataclass(frozen=True)
 class Packs:
-    """Saturating instructions on vectors of 128 bits, or of twice that where ``wide``.
+    """Saturating instructions on whole vectors of a CPU, of 128, 256 or 512 bits.
 
     Both inputs of a pack meet inside every 128 bits: first those of the one, then those of the other.
     """
 
     rounded: Callable[[Expr, int], Expr]  # float32 (value, lanes) -> int32, half to even (the default rounding mode)
-    words: Callable[[Expr, Expr, bool], Expr]  # two of int32 (a, b, wide) -> one of int16
-    bytes: Callable[[Expr, Expr, bool, str], Expr]  # two of int16 (a, b, wide, dtype) -> one of dtype
+    words: Callable[[Expr, Expr, int], Expr]  # two of int32 (a, b, lanes of each) -> one of int16
+    bytes: Callable[[Expr, Expr, int, str], Expr]  # two of int16 (a, b, lanes of each, dtype) -> one of dtype
 
     def narrow(self, scaled: list[Ordered], lanes: int, zero_point: int, dtype: str) -> list[Ordered]:
         """Float32 vectors of ``lanes`` -> rounded, with the zero point added, as few vectors of ``dtype``."""
-        rounded = [
-            Ordered(self.rounded(part.value, min(lanes, 8)), part.channels)
-            for item in scaled
-            for part in (item.halves() if lanes == 16 else [item])
-        ]
+        rounded = [Ordered(self.rounded(item.value, lanes), item.channels) for item in scaled]
         packed = []
         while rounded:
             count = 4 if len(rounded) >= 4 else min(len(rounded), 2)
             some, rounded = rounded[:count], rounded[count:]
-            wide = lanes >= 8
-            words = [self._words(some[i], some[min(i + 1, count - 1)], wide, zero_point) for i in range(0, count, 2)]
-            if wide and len(words) == 1:
-                words = words[0].halves()
-                wide = False
-            packed.append(self._bytes(words[0], words[-1], wide, dtype))
+            packed.append((self._truncate if lanes == 16 and count < 4 else self._pack)(some, zero_point, dtype))
         return packed
 
-    def _words(self, a: Ordered, b: Ordered, wide: bool, zero_point: int) -> Ordered:
-        lanes = 16 if wide else 8
-        words = self.words(a.value, b.value, wide)
+    def _pack(self, some: list[Ordered], zero_point: int, dtype: str) -> Ordered:
+        """Four, two or one vectors of int32 as one of bytes."""
+        words = [self._words(some[i], some[min(i + 1, len(some) - 1)], zero_point) for i in range(0, len(some), 2)]
+        if len(words) == 1 and len(words[0].channels) == 16:
+            words = words[0].halves()
+        first, second = words[0], words[-1]
+        value = self.bytes(first.value, second.value, len(first.channels), dtype)
+        return Ordered(value, _interleaved(first.channels, second.channels, 8))
+
+    def _words(self, a: Ordered, b: Ordered, zero_point: int) -> Ordered:
+        words = self.words(a.value, b.value, len(a.channels))
         if zero_point:
+            lanes = 2 * len(a.channels)
             words = intrinsic("llvm.sadd.sat", vector("int16", lanes), words, const(zero_point, "int16", lanes))
         return Ordered(words, _interleaved(a.channels, b.channels, 4))
 
-    def _bytes(self, a: Ordered, b: Ordered, wide: bool, dtype: str) -> Ordered:
-        return Ordered(self.bytes(a.value, b.value, wide, dtype), _interleaved(a.channels, b.channels, 8))
+    def _truncate(self, some: list[Ordered], zero_point: int, dtype: str) -> Ordered:
+        """Two or one vectors of int32 as half or a quarter of one of bytes: AVX-512 has instructions for it."""
+        if len(some) == 2:
+            wide, element = self._words(*some, zero_point), "int16"
+        else:
+            (wide,), element = some, "int32"
+            if zero_point:
+                wide = Ordered(wide.value + const(zero_point, element, len(wide.channels)), wide.channels)
+        lanes, value = len(wide.channels), wide.value
+        if dtype == "uint8":
+            value = T.max(value, const(0, element, lanes))
+        name = (
+            f"llvm.x86.avx512.mask.pmov{'us' if dtype == 'uint8' else 's'}.{'wb' if element == 'int16' else 'db'}.512"
+        )
+        all_lanes = const(-1, f"int{lanes}")
+        narrowed = intrinsic(name, vector("int8", lanes), value, const(0, "int8", lanes), all_lanes)
+        return Ordered(T.reinterpret(narrowed, dtype=vector(dtype, lanes)), wide.channels)
 
 
 def _interleaved(a: tuple[int, ...], b: tuple[int, ...], block: int) -> tuple[int, ...]:
@@ -78,31 +93,37 @@ def _interleaved(a: tuple[int, ...], b: tuple[int, ...], block: int) -> tuple[in
 
 
 def _x86_rounded(value: Expr, lanes: int) -> Expr:
+    if lanes == 16:
+        name, current = "llvm.x86.avx512.mask.cvtps2dq.512", T.int32(4)  # the rounding mode that is set
+        return intrinsic(name, "int32x16", value, const(0, "int32", 16), T.int16(-1), current)
     name = {4: "llvm.x86.sse2.cvtps2dq", 8: "llvm.x86.avx.cvt.ps2dq.256"}[lanes]
     return intrinsic(name, vector("int32", lanes), value)
 
 
-def _x86_words(a: Expr, b: Expr, wide: bool) -> Expr:
-    name = "llvm.x86.avx2.packssdw" if wide else "llvm.x86.sse2.packssdw.128"
-    return intrinsic(name, vector("int16", 16 if wide else 8), a, b)
+_X86_PACKS = {128: ("sse2", ".128"), 256: ("avx2", ""), 512: ("avx512", ".512")}  # bits -> parts of the names
 
 
-def _x86_bytes(a: Expr, b: Expr, wide: bool, dtype: str) -> Expr:
+def _x86_words(a: Expr, b: Expr, lanes: int) -> Expr:
+    isa, suffix = _X86_PACKS[lanes * 32]
+    return intrinsic(f"llvm.x86.{isa}.packssdw{suffix}", vector("int16", 2 * lanes), a, b)
+
+
+def _x86_bytes(a: Expr, b: Expr, lanes: int, dtype: str) -> Expr:
+    isa, suffix = _X86_PACKS[lanes * 16]
     name = {"int8": "packsswb", "uint8": "packuswb"}[dtype]
-    lanes = 32 if wide else 16
-    packed = intrinsic(f"llvm.x86.avx2.{name}" if wide else f"llvm.x86.sse2.{name}.128", vector("int8", lanes), a, b)
-    return T.reinterpret(packed, dtype=vector(dtype, lanes))
+    packed = intrinsic(f"llvm.x86.{isa}.{name}{suffix}", vector("int8", 2 * lanes), a, b)
+    return T.reinterpret(packed, dtype=vector(dtype, 2 * lanes))
 
 
 def _neon_rounded(value: Expr, lanes: int) -> Expr:
     return intrinsic("llvm.aarch64.neon.fcvtns", vector("int32", lanes), value)
 
 
-def _neon_words(a: Expr, b: Expr, wide: bool) -> Expr:
+def _neon_words(a: Expr, b: Expr, lanes: int) -> Expr:
     return pick([intrinsic("llvm.aarch64.neon.sqxtn", "int16x4", part) for part in (a, b)], list(range(8)))
 
 
-def _neon_bytes(a: Expr, b: Expr, wide: bool, dtype: str) -> Expr:
+def _neon_bytes(a: Expr, b: Expr, lanes: int, dtype: str) -> Expr:
     name = {"int8": "sqxtn", "uint8": "sqxtun"}[dtype]
     packed = pick([intrinsic(f"llvm.aarch64.neon.{name}", "int8x8", part) for part in (a, b)], list(range(16)))
     return T.reinterpret(packed, dtype=vector(dtype, 16))

@@ -22,17 +22,17 @@ Order = tuple[tuple[int, ...], ...]  # per vector and lane: channel, counted fro
 def channel_order(vectors: int, lanes: int, workload: ConvWorkload, target: TargetProfile) -> Order:
     """The order of a block's channels in its accumulators that makes the stores cheapest.
 
-    AVX2 packs inside 128-bit halves: if the lower halves of four or two vectors hold the first channels and the upper
-    halves the rest, the bytes come out in order.
+    AVX2 and AVX-512 pack inside every 128 bits: if the first 128 bits of four or two vectors hold the first channels,
+    the second ones those that follow and so on, the bytes come out in order.
     """
-    swap = lanes == 8 and _packs(workload, target) is not None
+    swap = lanes >= 8 and _packs(workload, target) is not None
     order: list[tuple[int, ...]] = []
     while len(order) < vectors:
         together = next(count for count in ((4, 2, 1) if swap else (1,)) if count <= vectors - len(order))
         first = len(order) * lanes
         for k in range(together):
-            halves = (first + k * lanes // 2, first + (together + k) * lanes // 2)
-            order.append(tuple(half + i for half in halves for i in range(lanes // 2)))
+            starts = range(first + k * 4, first + together * lanes, together * 4)
+            order.append(tuple(start + i for start in starts for i in range(4)))
     return tuple(order)
 
 

@@ -109,9 +109,7 @@ def test_innermost_loop_of_a_direct_kernel(name: str, shape: str) -> None:
 def test_peak_loop_touches_registers_only(name: str) -> None:
     row = next(row for row in dot.DOTS if row.name == name)
     function = peak_function(row, 1000)
-    module = tvm.compile(
-        tvm.IRModule({"peak": function.with_attr("global_symbol", "peak")}), target=execute.cpu(AVX2)
-    )
+    module = tvm.compile(tvm.IRModule({"peak": function.with_attr("global_symbol", "peak")}), target=execute.cpu(AVX2))
     loop = hottest_loop(execute.assembly(module), ROWS[name][2])
     assert not [text for text in loop if "(" in text]
 

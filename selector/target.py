@@ -24,8 +24,8 @@ TargetLike: TypeAlias = str | tvm.target.Target | Mapping[str, Any]
 
 _UNKNOWN_CPU = b"using default `-mcpu=generic`"  # the end of a line that TVM writes; ``_check_known`` says it instead
 
-# LLVM features that are instructions, by how they start; others are tuning flags, belong to the system, or are such that
-# neither the kernels nor LLVM of its own accord use them (AMX, which hypervisors hide).
+# LLVM features that are instructions, by how they start; others are tuning flags, belong to the system, or are used
+# neither by the kernels nor by LLVM of its own accord (AMX, which hypervisors hide).
 _INSTRUCTIONS = tuple("avx sse ssse fma bmi f16c gfni vaes neon dotprod i8mm sve fullfp16".split())
 
 LEVELS = ("generic", "x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4")  # what many CPUs can do: no CPU of its own

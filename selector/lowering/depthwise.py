@@ -102,11 +102,10 @@ class _Depthwise:
         lanes = self.row.lanes
         if not self.in_lane:
             return tuple(tuple(range(start, start + lanes)) for start in range(0, self.chunk, lanes))
-        pieces = range(0, self.chunk, self.piece)
-        half, quarter = self.piece // 2, lanes // 2
+        step = 4 * self.row.depth  # channels from one 128 bits of a vector to the next
         return tuple(
-            tuple(piece + upper * half + k * quarter + i for upper in (0, 1) for i in range(quarter))
-            for piece in pieces
+            tuple(start + i for start in range(piece + 4 * k, piece + self.piece, step) for i in range(4))
+            for piece in range(0, self.chunk, self.piece)
             for k in range(self.row.depth)
         )
 

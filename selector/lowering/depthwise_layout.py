@@ -35,7 +35,7 @@ class Layout(NamedTuple):
         chunk = _chunk(workload.out_channels, row.lanes, target.vector_bits // 8, products)
         piece = min(chunk, target.vector_bits // (16 if row.data_dtype == "int16" else 8))
         # The packs of the epilogue undo what unpacking inside 128 bits does to the order.
-        wide = row.lanes == 8 and row.depth > 1 and piece == row.lanes * row.depth
+        wide = row.lanes >= 8 and row.depth > 1 and piece == row.lanes * row.depth
         in_lane = wide and workload.out_dtype in ("uint8", "int8") and target.arch == "x86_64" and not term2
         vectors = row.depth if in_lane else 2 if chunk % (2 * row.lanes) == 0 and not term2 else 1
         accumulators = plan.out_rows * vectors * (2 if term2 else 1)  # of one column

@@ -153,16 +153,19 @@ def interleave(rows: list[Expr], lanes: int, block: int, *, ordered: bool = True
     blocks = lanes // block
     if blocks == 1 or not ordered:
         return vectors
-    result = []
-    for m in range(depth):
-        indices = []
-        for position in range(blocks):
-            source_block, source = divmod(m * blocks + position, depth)
-            indices += [source * lanes + source_block * block + e for e in range(block)]
-        used = sorted({index // lanes for index in indices})
-        remap = {vector: k for k, vector in enumerate(used)}
-        result.append(pick([vectors[v] for v in used], [remap[i // lanes] * lanes + i % lanes for i in indices]))
-    return result
+    order = [(source, piece) for piece in range(blocks) for source in range(depth)]
+    return [_gather(vectors, order[m * blocks : (m + 1) * blocks], lanes, block) for m in range(depth)]
+
+
+def _gather(vectors: list[Expr], pieces: list[tuple[int, int]], lanes: int, block: int) -> Expr:
+    """Blocks ``(vector, block of it)`` next to each other, two vectors at a time: of four LLVM makes single bytes."""
+    used = sorted({source for source, _ in pieces})
+    if len(used) > 2:
+        half = len(pieces) // 2
+        parts = [_gather(vectors, some, lanes, block) for some in (pieces[:half], pieces[half:])]
+        return pick(parts, list(range(len(pieces) * block)))
+    indices = [used.index(source) * lanes + piece * block + e for source, piece in pieces for e in range(block)]
+    return pick([vectors[source] for source in used], indices)
 
 
 def _zip(a: Expr, b: Expr, lanes: int, block: int, width: int, part: int) -> Expr:

@@ -20,7 +20,6 @@ from selector.workload import ConvWorkload
 _CLOCK = 2.5  # GHz, and the rest of a CPU of which no rates are known
 _CALL_SECONDS, _WAKE_SECONDS = 0.3e-6, 2e-6  # of a call, and of waking other threads: what no lowering can save
 _WIDENING_UOPS = 2  # of a vector of weights: unpack and shift
-_MODEL_ISSUE = 4  # vector instructions a cycle in the models of selector.lowering
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class Machine:
         From the rate of its inner loop, loads included, and never more than with the plain row: what a kernel does to
         every operand, such as widening weights, the models of the templates count no second time.
         """
-        return min(self.loop_rate(each) / (_MODEL_ISSUE * each.rate()) for each in (row, self.plain))
+        return min(self.loop_rate(each) / (each.issue * each.rate()) for each in (row, self.plain))
 
     def loop_rate(self, row: dot.Dot) -> float:
         """The same for an inner loop with its loads."""
@@ -150,7 +149,7 @@ def _widening_cycles(made: Plan, target: TargetProfile) -> float:
     row = made.row
     if row.weight_dtype == row.data_dtype or row.arch != "x86_64" or target.has("sse4.1"):
         return 0.0
-    return made.macs / (row.lanes * row.depth * made.pixels) * _WIDENING_UOPS / _MODEL_ISSUE
+    return made.macs / (row.lanes * row.depth * made.pixels) * _WIDENING_UOPS / row.issue
 
 
 def weight_class(workload: ConvWorkload) -> int:

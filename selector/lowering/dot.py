@@ -57,6 +57,11 @@ class Dot:
         """Elements of one vector of data or weights."""
         return self.lanes * self.depth // self.pixels
 
+    @property
+    def issue(self) -> int:
+        """Vector instructions a cycle in the models of kernels: CPUs have half as many pipes of 512 bits."""
+        return 2 if self.lanes > 8 else 4
+
     def rate(self) -> float:
         """Multiply-accumulates of one vector instruction; what rows of one CPU are ordered by."""
         return self.lanes * self.step / self.uops
@@ -208,8 +213,8 @@ def _x86_rows() -> list[Dot]:
     vnni512 = ("avx512vnni", "avx512bw")
     rows.append(_x86("avx512vnni_vpdpbusd", vnni512, 16, ("uint8", "int8"), 4, 1, _vpdp))
     rows.append(_x86("avx512vnni_vpdpwssd", vnni512, 16, ("int16", "int16"), 2, 1, _vpdp))
-    rows.append(_x86("avxvnni_vpdpbusd", ("avxvnni",), 8, ("uint8", "int8"), 4, 1, _vpdp))
-    rows.append(_x86("avxvnni_vpdpwssd", ("avxvnni",), 8, ("int16", "int16"), 2, 1, _vpdp))
+    rows.append(_x86("avxvnni_vpdpbusd", ("avxvnni",), 8, ("uint8", "int8"), 4, 2, _vpdp))
+    rows.append(_x86("avxvnni_vpdpwssd", ("avxvnni",), 8, ("int16", "int16"), 2, 2, _vpdp))
     for isa, words, byte, lanes in (
         ("avx512bw", "avx512bw", "avx512bw", 16),
         ("avx2", "avx2", "avx2", 8),

@@ -7,20 +7,23 @@ from tvm import tirx
 from selector.lowering.dot import Dot
 from selector.lowering.tir import Expr, Registers, T, function, load, loop, pick, store, vector
 
-CHAINS = 10  # independent accumulators: enough to hide the latency of every row, few enough for 16 registers
+
+def chains(row: Dot) -> int:
+    """Independent accumulators: enough to hide the latency of the row, few enough for the registers of its CPUs."""
+    return 20 if row.lanes > 8 else 10
 
 
 def peak_function(row: Dot, iterations: int) -> tirx.PrimFunc:
-    """``peak(words)``: ``iterations * CHAINS`` steps of ``row``; ``words`` (64,) int32 seeds and receives the sums.
+    """``peak(words)``: ``iterations * chains(row)`` steps of ``row``; ``words`` (64,) int32 seeds and receives the sums.
 
     One operand of each step is its own accumulator, so that LLVM can neither hoist nor merge the products: the weights
     where they have the accumulator's size (what is done to the data alone is hoisted, as in a kernel), else the data.
     """
 
     def body(words: Expr) -> None:
-        packed = row.packed
-        acc = Registers(CHAINS, "int32", row.lanes)
-        for i in range(CHAINS):
+        packed, count = row.packed, chains(row)
+        acc = Registers(count, "int32", row.lanes)
+        for i in range(count):
             acc[i] = load(words, i, row.lanes)
         moving_weights = packed * (16 if row.weight_dtype == "int16" else 8) == row.lanes * 32
         still_dtype = row.data_dtype if moving_weights else row.weight_dtype
@@ -34,18 +37,18 @@ def peak_function(row: Dot, iterations: int) -> tirx.PrimFunc:
             if elements == packed and not row.by_lane:
                 return T.reinterpret(acc[chain], dtype=vector(dtype, packed))
             # Another chain for every group: products in turn would copy a shared one, products in pairs be merged.
-            whole = T.reinterpret(acc[(chain + group) % CHAINS], dtype=vector(dtype, elements))
+            whole = T.reinterpret(acc[(chain + group) % count], dtype=vector(dtype, elements))
             return whole if elements == packed else pick([whole], list(range(packed)))
 
         def step(_: Expr) -> None:
-            for i in range(CHAINS):
+            for i in range(count):
                 moving = [operand(acc, i, group) for group in range(row.groups)]
                 x, w = (still, moving) if moving_weights else (moving, still)
                 acc[i] = row.emit(row, acc[i], x, w, ones)
 
         loop(iterations, step)
         total = acc[0]
-        for i in range(1, CHAINS):
+        for i in range(1, count):
             total = total + acc[i]
         store(words, 0, total, row.lanes)
 
@@ -54,4 +57,4 @@ def peak_function(row: Dot, iterations: int) -> tirx.PrimFunc:
 
 def peak_macs(row: Dot, iterations: int) -> int:
     """Multiply-accumulates of one call of ``peak_function``."""
-    return iterations * CHAINS * row.lanes * row.step
+    return iterations * chains(row) * row.lanes * row.step

@@ -19,7 +19,6 @@ from selector.target import TargetProfile
 from selector.weights import WeightFacts
 from selector.workload import ConvWorkload
 
-_ISSUE = 4  # vector instructions a cycle, as in the cost models of the templates
 # Waking the other threads of TVM's pool and waiting for them takes 2 us (median over 3700 convolutions on Zen 3, where
 # two threads beat one from 5 us on): kernels of fewer cycles, all of them together, run on the thread that calls them.
 WORTH_WAKING = 10_000
@@ -116,8 +115,8 @@ def _direct(workload: ConvWorkload, row: dot.Dot, target: TargetProfile, *, term
         pixels=tile.pixels,
         vectors=tile.vectors,
         cycles=tile.cycles,
-        prepare_cycles=_copy_cycles(copied, target),
-        term2_cycles=sums * 3 / _ISSUE * tile.channel_tasks,
+        prepare_cycles=_copy_cycles(copied, row, target),
+        term2_cycles=sums * 3 / 4 * tile.channel_tasks,  # vectors of 256 bits at most
         macs=pixels * blocks * block * runs * steps * row.step,
         scratch_bytes=copied,
         weight_bytes=blocks * panel,
@@ -147,7 +146,7 @@ def _winograd(workload: ConvWorkload, scheme: Scheme, row: dot.Dot, target: Targ
         pixels=pixels,
         vectors=vectors,
         cycles=winograd.cost(scheme, work, row, target),
-        prepare_cycles=_copy_cycles(copied, target),
+        prepare_cycles=_copy_cycles(copied, row, target),
         term2_cycles=0.0,
         macs=work.batch * shares * tiles * split.products * depth * blocks * block,
         scratch_bytes=copied + tasks * (transformed + scheme.points * tiles * blocks * block * 4 / channel_tasks),
@@ -167,7 +166,7 @@ def _depthwise(workload: ConvWorkload, row: dot.Dot, target: TargetProfile, *, t
     columns = work.in_width + work.padding[1] + work.padding[3]
     bands = work.batch * math.ceil(work.out_height / rows.out_rows)
     dots = bands * rows.dots(work.kernel_width) * work.out_width * padded / row.lanes
-    per_dot = max(row.uops / _ISSUE, 0.5)  # two loads a cycle: the weights are memory operands
+    per_dot = max(row.uops / row.issue, 0.5)  # two loads a cycle: the weights are memory operands
     interleaved = rows.groups * row.depth * columns * layout.chunk * _element_bytes(row)
     chunks = padded // layout.chunk
     pieces = bands * rows.groups * row.depth * columns * padded / layout.piece
@@ -179,8 +178,8 @@ def _depthwise(workload: ConvWorkload, row: dot.Dot, target: TargetProfile, *, t
         saving=1.0,
         pixels=min(layout.columns, work.out_width) * rows.out_rows,
         vectors=layout.vectors,
-        cycles=dots * per_dot + stores / _ISSUE,
-        prepare_cycles=pieces * INTERLEAVE_UOPS / _ISSUE,
+        cycles=dots * per_dot + stores / row.issue,
+        prepare_cycles=pieces * INTERLEAVE_UOPS / row.issue,
         term2_cycles=dots * per_dot if term2 else 0.0,
         macs=dots * row.lanes * row.depth,
         scratch_bytes=bands * chunks * interleaved,
@@ -196,6 +195,6 @@ def _element_bytes(row: dot.Dot) -> int:
     return 2 if row.data_dtype == "int16" else 1
 
 
-def _copy_cycles(stored: float, target: TargetProfile) -> float:
+def _copy_cycles(stored: float, row: dot.Dot, target: TargetProfile) -> float:
     """Load, convert and store: three instructions for every vector that is stored."""
-    return stored / (target.vector_bits // 8) * 3 / _ISSUE
+    return stored / (target.vector_bits // 8) * 3 / row.issue

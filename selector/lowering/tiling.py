@@ -60,8 +60,8 @@ def cost(workload: ConvWorkload, row: Dot, target: TargetProfile) -> float:
 def _costs(workload: ConvWorkload, row: Dot, target: TargetProfile) -> dict[tuple[int, int], float]:
     """Modelled cycles with each register tile (pixels, vectors); edges are counted at their full cost.
 
-    A step takes the longer of its vector instructions at four a cycle and its loads at two a cycle (Zen 3, and close
-    to Golden Cove and Neoverse V1).
+    A step takes the longer of its vector instructions at four a cycle, two with AVX-512, and its loads at two a cycle
+    (Zen 3 and Golden Cove, and close to Neoverse V1).
     """
     steps = math.prod(reduction(workload, row))
     out_channels, total = workload.group_out_channels, workload.out_height * workload.out_width
@@ -72,7 +72,7 @@ def _costs(workload: ConvWorkload, row: Dot, target: TargetProfile) -> dict[tupl
         width = row.whole(total / tiles)
         vector_ops = width * (vectors * row.uops + row.setup_uops * row.groups)
         loads = row.loads(width, vectors)
-        step = max(vector_ops / 4, loads / 2, row.uops + 1) + loads / 8  # loads are never quite free
+        step = max(vector_ops / row.issue, loads / 2, row.uops + 1) + loads / (2 * row.issue)  # never quite free
         return workload.batch * blocks * tiles * (steps * step + width * vectors * 3 + 10)  # the last: epilogue
 
     return {shape: cycles(*shape) for shape in tile_shapes(row, target.vector_registers)}

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,29 +30,45 @@ from selector.lowering.tir import Expr, T, const, load, loop, outermost, prefetc
 from selector.target import TargetProfile
 from selector.workload import ConvConstants, ConvWorkload
 
-# Cycles of an instruction of the transforms, of the data and back.
-_INTO, _BACK = 0.38, 0.47
+# Instructions of the transforms, of the data and back, count so many times: they wait for loads and stores.
+_INTO, _BACK = 1.52, 1.88
+
+
+class _Pace(NamedTuple):
+    """What the products of a family of CPUs are like beside their instructions."""
+
+    products: float  # cycles over those that the instructions take
+    near: int  # bytes of weights a cycle, where they fill at most half of L2
+    cache: int  # from L3
+    memory: int
+
+
+# By the vector instructions a cycle of a row: of 128 and 256 bits on Zen 3, of 512 bits on Emerald Rapids.
+_PACES = {4: _Pace(1.15, 16, 16, 6), 2: _Pace(1.25, 32, 8, 6)}
 
 
 def cost(scheme: Scheme, workload: ConvWorkload, row: Dot, target: TargetProfile) -> float:
     """Modelled cycles of one core: products, or the weights' way from memory if longer, and both transforms.
 
     Over 268 timings on three levels of Zen 3 the choice among the direct template and all schemes is 1.2 % from the
-    best of them on average above 30 µs, 19 % at most, and 3.3 % below.
+    best of them on average above 30 µs, 19 % at most, and 3.3 % below; over 36 with AVX-512 on Emerald Rapids 0.1 %.
     """
+    pace = _PACES[row.issue]
     tiles = math.prod(scheme.tiles(workload))
     depth_steps = workload.in_channels / row.step
     split = scheme.split(workload)
-    products = tiles * split.products * depth_steps * workload.out_channels / row.lanes * row.uops / 4
+    products = tiles * split.products * depth_steps * workload.out_channels / row.lanes * row.uops / row.issue
     transforms = tiles * (
         math.ceil(workload.in_channels / transform_lanes(workload, target)) * split.parts * scheme.data_ops * _INTO
         + math.ceil(workload.out_channels / row.lanes) * scheme.inverse_ops * _BACK
     )
     shares, _ = partition(scheme, workload, target)
     weight_bytes = split.products * workload.in_channels * workload.out_channels * 2
-    # Bytes a cycle, from L3 or, where they take more than a core's part of it, from memory.
-    stream = shares * weight_bytes / (16 if weight_bytes <= (target.l3_bytes or target.l2_bytes) / 4 else 6)
-    return workload.batch * (max(products * 1.15, stream) + transforms)
+    if weight_bytes <= target.l2_bytes / 2:
+        speed = pace.near
+    else:  # a core has its part of L3 only
+        speed = pace.cache if weight_bytes <= (target.l3_bytes or target.l2_bytes) / 4 else pace.memory
+    return workload.batch * (max(products * pace.products, shares * weight_bytes / speed) + transforms / row.issue)
 
 
 def partition(scheme: Scheme, workload: ConvWorkload, target: TargetProfile) -> tuple[int, int]:
@@ -104,7 +121,7 @@ def tile_shape(workload: ConvWorkload, tiles: int, row: Dot, target: TargetProfi
         blocks = math.ceil(workload.out_channels / (vectors * row.lanes))
         count = math.ceil(tiles / pixels)
         width = tiles / count
-        return blocks * count * max(width * vectors * row.uops / 4, (width + vectors) / 2, 3)
+        return blocks * count * max(width * vectors * row.uops / row.issue, (width + vectors) / 2, 3)
 
     return min((shape for shape in tile_shapes(row, target.vector_registers) if shape[1] <= 4), key=price)
 

@@ -14,7 +14,7 @@ def chains(row: Dot) -> int:
 
 
 def peak_function(row: Dot, iterations: int) -> tirx.PrimFunc:
-    """``peak(words)``: ``iterations * chains(row)`` steps of ``row``; ``words`` (64,) int32 seeds and receives the sums.
+    """``peak(words)``: ``iterations * chains(row)`` steps; ``words`` (64,) int32 seeds and receives the sums.
 
     One operand of each step is its own accumulator, so that LLVM can neither hoist nor merge the products: the weights
     where they have the accumulator's size (what is done to the data alone is hoisted, as in a kernel), else the data.

@@ -70,12 +70,11 @@ class Packs:
 
     def _truncate(self, some: list[Ordered], zero_point: int, dtype: str) -> Ordered:
         """Two or one vectors of int32 as half or a quarter of one of bytes: AVX-512 has instructions for it."""
+        wide, element = some[0], "int32"
         if len(some) == 2:
-            wide, element = self._words(*some, zero_point), "int16"
-        else:
-            (wide,), element = some, "int32"
-            if zero_point:
-                wide = Ordered(wide.value + const(zero_point, element, len(wide.channels)), wide.channels)
+            wide, element = self._words(some[0], some[1], zero_point), "int16"
+        elif zero_point:
+            wide = Ordered(wide.value + const(zero_point, element, len(wide.channels)), wide.channels)
         lanes, value = len(wide.channels), wide.value
         if dtype == "uint8":
             value = T.max(value, const(0, element, lanes))

@@ -102,12 +102,15 @@ class _Depthwise:
         lanes = self.row.lanes
         if not self.in_lane:
             return tuple(tuple(range(start, start + lanes)) for start in range(0, self.chunk, lanes))
-        step = 4 * self.row.depth  # channels from one 128 bits of a vector to the next
-        return tuple(
-            tuple(start + i for start in range(piece + 4 * k, piece + self.piece, step) for i in range(4))
+        step = 4 * self.row.depth  # channels from one 128 bits to the next
+        channels = [
+            start + i
             for piece in range(0, self.chunk, self.piece)
             for k in range(self.row.depth)
-        )
+            for start in range(piece + 4 * k, piece + self.piece, step)
+            for i in range(4)
+        ]
+        return tuple(tuple(channels[start : start + lanes]) for start in range(0, self.chunk, lanes))
 
     # -- constants -----------------------------------------------------------------------------------------------
 

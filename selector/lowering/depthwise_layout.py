@@ -34,10 +34,11 @@ class Layout(NamedTuple):
         products = plan.product_uops(workload.kernel_width, row.uops) / (plan.out_rows * row.lanes)
         chunk = _chunk(workload.out_channels, row.lanes, target.vector_bits // 8, products)
         piece = min(chunk, target.vector_bits // (16 if row.data_dtype == "int16" else 8))
-        # The packs of the epilogue undo what unpacking inside 128 bits does to the order.
-        wide = row.lanes >= 8 and row.depth > 1 and piece == row.lanes * row.depth
-        in_lane = wide and workload.out_dtype in ("uint8", "int8") and target.arch == "x86_64" and not term2
-        vectors = row.depth if in_lane else 2 if chunk % (2 * row.lanes) == 0 and not term2 else 1
+        # The packs of the epilogue undo what unpacking inside 128 bits does to the order of a whole vector.
+        narrows = workload.out_dtype in ("uint8", "int8") and target.arch == "x86_64" and not term2
+        # Of parts of one, too, but for a shuffle; tried with AVX-512 only.
+        in_lane = narrows and row.depth > 1 and (row.lanes == 16 or row.lanes == 8 == piece // row.depth)
+        vectors = piece // row.lanes if in_lane else 2 if chunk % (2 * row.lanes) == 0 and not term2 else 1
         accumulators = plan.out_rows * vectors * (2 if term2 else 1)  # of one column
         memory_operands = target.arch == "x86_64"
         if memory_operands:

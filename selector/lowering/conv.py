@@ -12,6 +12,7 @@ the same values again.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -41,11 +42,17 @@ from selector.workload import ConvConstants, ConvWorkload
 
 NAME = "direct"
 MAX_DOT_GROUPS = 4  # vectors of each operand that a step may take
+_SUMS = 8  # lanes that sum the data for Term2
 
 
 def takes(workload: ConvWorkload) -> bool:
     """Every convolution."""
     return True
+
+
+def summed_at_once(row: Dot) -> int:
+    """Elements of the data that Term2's sums take at a time: bytes by ``vpsadbw``, tried with AVX-512 only."""
+    return 64 if row.lanes == 16 and row.data_dtype == "uint8" else _SUMS
 
 
 def build(
@@ -249,31 +256,47 @@ class _Direct:
         index = group * (self.tile.rows * self.work.out_width) + pixel
         return T.Bind(splat(load(sums, index, 1), self.row.lanes))
 
+    def _terms(self) -> tuple[int, Callable[[Expr, int], Expr]]:
+        """How many elements of the data are summed at once, and the first ``count`` of so many as int32 x _SUMS."""
+        dtype = self.operands.data_dtype
+
+        def first(values: Expr, count: int, lanes: int, dtype: str) -> Expr:
+            if count == lanes:
+                return values
+            return T.Select(T.ramp(0, 1, lanes) < const(count, "int32", lanes), values, const(0, dtype, lanes))
+
+        def widened(values: Expr, count: int) -> Expr:
+            return first(cast(values, "int32", _SUMS), count, _SUMS, "int32")
+
+        def by_eights(values: Expr, count: int) -> Expr:
+            kept = first(values, count, 64, dtype)
+            eights = intrinsic("llvm.x86.avx512.psad.bw.512", "int64x8", kept, const(0, dtype, 64))
+            return cast(eights, "int32", _SUMS)
+
+        lanes = summed_at_once(self.row)
+        return lanes, widened if lanes == _SUMS else by_eights
+
     def _row_sums(self) -> Expr:
         """Term2's sums: scratch int32 [group][pixel] with the sum of x' under every output pixel of the band."""
         work = self.work
         pixels = self.tile.rows * work.out_width
         sums = T.alloc_buffer((max(work.groups * pixels, 256),), "int32")
-        lanes = 8
+        lanes, terms = self._terms()
         whole, rest = divmod(self.run_length, lanes)
 
         def pixel(index: Expr) -> None:
             group, position = index // pixels, index % pixels
             offset = self._offset(position // work.out_width, position % work.out_width)
             start = T.Bind(self.base + group * work.group_in_channels + offset)
-            total = Registers(1, "int32", lanes)
-            total[0] = const(0, "int32", lanes)
+            total = Registers(1, "int32", _SUMS)
+            total[0] = const(0, "int32", _SUMS)
 
             def run(kernel_row: Expr, kernel_column: Expr) -> None:
                 shift = start + kernel_row * (work.dilation[0] * self.pitch)
                 shift = T.Bind(shift + kernel_column * (work.dilation[1] * work.in_channels))
 
                 def add(offset: Expr, count: int) -> None:
-                    values = cast(load(self.source, shift + offset, lanes), "int32", lanes)
-                    if count < lanes:
-                        mask = T.ramp(0, 1, lanes) < const(count, "int32", lanes)
-                        values = T.Select(mask, values, const(0, "int32", lanes))
-                    total[0] = total[0] + values
+                    total[0] = total[0] + terms(load(self.source, shift + offset, lanes), count)
 
                 loop(whole, lambda k: add(k * lanes, lanes))
                 if rest:

@@ -107,7 +107,7 @@ def _direct(workload: ConvWorkload, row: dot.Dot, target: TargetProfile, *, term
     pixels = work.batch * out_height * out_width
     band = Band(work, tile.rows, row.data_dtype, 0, 0).elements * element
     copied = 0 if tiling.reads_in_place(work, row, term2=term2) else bands * tile.channel_tasks * band
-    sums = pixels * work.groups * runs * math.ceil(steps * row.step / 8) if term2 else 0
+    sums = pixels * work.groups * runs * math.ceil(steps * row.step / conv.summed_at_once(row)) if term2 else 0
     return Plan(
         template=conv.NAME,
         row=row,

@@ -41,6 +41,7 @@ class Packs:
     rounded: Callable[[Expr, int], Expr]  # float32 (value, lanes) -> int32, half to even (the default rounding mode)
     words: Callable[[Expr, Expr, int], Expr]  # two of int32 (a, b, lanes of each) -> one of int16
     bytes: Callable[[Expr, Expr, int, str], Expr]  # two of int16 (a, b, lanes of each, dtype) -> one of dtype
+    truncated: Callable[[Expr, str, str], Expr] | None = None  # 512 bits of int32 or int16 (value, from, to) -> dtype
 
     def narrow(self, scaled: list[Ordered], lanes: int, zero_point: int, dtype: str) -> list[Ordered]:
         """Float32 vectors of ``lanes`` -> rounded, with the zero point added, as few vectors of ``dtype``."""
@@ -75,15 +76,8 @@ class Packs:
             wide, element = self._words(some[0], some[1], zero_point), "int16"
         elif zero_point:
             wide = Ordered(wide.value + const(zero_point, element, len(wide.channels)), wide.channels)
-        lanes, value = len(wide.channels), wide.value
-        if dtype == "uint8":
-            value = T.max(value, const(0, element, lanes))
-        name = (
-            f"llvm.x86.avx512.mask.pmov{'us' if dtype == 'uint8' else 's'}.{'wb' if element == 'int16' else 'db'}.512"
-        )
-        all_lanes = const(-1, f"int{lanes}")
-        narrowed = intrinsic(name, vector("int8", lanes), value, const(0, "int8", lanes), all_lanes)
-        return Ordered(T.reinterpret(narrowed, dtype=vector(dtype, lanes)), wide.channels)
+        assert self.truncated is not None
+        return Ordered(self.truncated(wide.value, element, dtype), wide.channels)
 
 
 def _interleaved(a: tuple[int, ...], b: tuple[int, ...], block: int) -> tuple[int, ...]:
@@ -114,6 +108,16 @@ def _x86_bytes(a: Expr, b: Expr, lanes: int, dtype: str) -> Expr:
     return T.reinterpret(packed, dtype=vector(dtype, 2 * lanes))
 
 
+def _x86_truncated(value: Expr, element: str, dtype: str) -> Expr:
+    lanes = {"int32": 16, "int16": 32}[element]
+    if dtype == "uint8":  # the instruction takes its input for unsigned
+        value = T.max(value, const(0, element, lanes))
+    name = f"{'pmovus' if dtype == 'uint8' else 'pmovs'}.{'db' if element == 'int32' else 'wb'}"
+    all_lanes, nothing = const(-1, f"int{lanes}"), const(0, "int8", lanes)
+    narrowed = intrinsic(f"llvm.x86.avx512.mask.{name}.512", vector("int8", lanes), value, nothing, all_lanes)
+    return T.reinterpret(narrowed, dtype=vector(dtype, lanes))
+
+
 def _neon_rounded(value: Expr, lanes: int) -> Expr:
     return intrinsic("llvm.aarch64.neon.fcvtns", vector("int32", lanes), value)
 
@@ -129,6 +133,6 @@ def _neon_bytes(a: Expr, b: Expr, lanes: int, dtype: str) -> Expr:
 
 
 PACKS = {
-    "x86_64": Packs(_x86_rounded, _x86_words, _x86_bytes),
+    "x86_64": Packs(_x86_rounded, _x86_words, _x86_bytes, _x86_truncated),
     "aarch64": Packs(_neon_rounded, _neon_words, _neon_bytes),
 }

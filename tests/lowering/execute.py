@@ -26,6 +26,7 @@ X86 = target.profile("native").arch == "x86_64"
 PORTABLE = "portable"  # native code without the CPU's own dot instructions
 EMULATED = tuple(emulate.CPUS)
 LEVELS = ("native", *(("x86-64", "x86-64-v2", "x86-64-v3") if X86 else ()), PORTABLE)
+FOREIGN = ("skylake-avx512", "cascadelake", "alderlake") if X86 else ()  # AVX-512BW, AVX-512 VNNI, AVX-VNNI
 Call = tuple[str, Sequence[np.ndarray], np.ndarray]  # function, inputs, an array like the output
 _LINE = 64  # bytes: what TVM aligns tensors to; reading the rest of a line cannot fault
 _SENTINEL = 0xA5

@@ -14,7 +14,8 @@ from tests.lowering import execute
 from tests.lowering.cases import Case
 
 HUGE = (1 << 31) - 1
-TARGETS = [*(name for name in execute.LEVELS if execute.why_not_runnable(name) is None), "cortex-a72"]
+HERE = [name for name in (*execute.LEVELS, *execute.FOREIGN) if execute.why_not_runnable(name) is None]
+TARGETS = [*HERE, "cortex-a72"]
 
 
 def kernel_of(accumulators: list[int], out_dtype: Any, **requantize: Any) -> Case:

@@ -93,18 +93,19 @@ def _resolve(target: TargetLike) -> tvm.target.Target:
         raise UnknownTarget(f"tvm does not take the target {dict(target)!r}: {str(error).splitlines()[-1]}") from None
 
 
-def profile(target: TargetLike = "native") -> TargetProfile:
+def profile(target: TargetLike = "native", measured_on: str | None = None) -> TargetProfile:
     """Profile of a target, with the rates of its stored profile (``selector.profiles``) where there is one.
 
     Cores and cache sizes are those of the stored profile if it describes another CPU than this machine's, else those of
-    this machine if it is of the target's architecture, else common ones.
+    this machine if it is of the target's architecture, else common ones.  ``measured_on``: model name of the CPU that
+    is meant; they are its own where the rates of the stored profile are.
     """
     resolved = resolve(target)
     if resolved.kind.name != "llvm":
         raise UnknownTarget(f"Selector compiles for CPUs through LLVM (kind 'llvm'), got kind '{resolved.kind.name}'")
     found = _profile(resolved)
     stored = profiles.find(found.name, found.features)
-    return found if stored is None else _with_stored(found, stored)
+    return found if stored is None else _with_stored(found, stored, measured_on)
 
 
 def why_not_here(target: TargetProfile) -> str:
@@ -206,9 +207,9 @@ def _check_known(name: str, triple: str) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _with_stored(found: TargetProfile, stored: StoredProfile) -> TargetProfile:
+def _with_stored(found: TargetProfile, stored: StoredProfile, measured_on: str | None) -> TargetProfile:
     own = found.name in LEVELS or found.name == codegen.llvm_get_system_cpu()
-    if own and found.arch == host_architecture():
+    if own and found.arch == host_architecture() and stored.rates.source != measured_on:
         return replace(found, rates=stored.rates)
     return replace(
         found,

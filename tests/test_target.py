@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import tvm
 
+from selector import profiles
 from selector.collect.synthetic import synthesize
 from selector.lowering import build
 from selector.lowering.pipeline import compile_kernel
@@ -87,3 +88,13 @@ def test_malformed_dict() -> None:
 def test_only_cpus() -> None:
     with pytest.raises(UnknownTarget, match="CPUs through LLVM"):
         profile({"kind": "cuda"})
+
+
+def test_caches_of_the_cpu_that_measured() -> None:
+    stored = profiles.find("x86-64-v3", profile("x86-64-v3").features)
+    assert stored is not None
+    there = profile("x86-64-v3", measured_on=stored.rates.source)
+    sizes = (stored.cores, stored.l1_bytes, stored.l2_bytes, stored.l3_bytes)
+    assert (there.cores, there.l1_bytes, there.l2_bytes, there.l3_bytes) == sizes
+    assert profile("x86-64-v3", measured_on="another CPU") == profile("x86-64-v3")
+    assert there.rates == stored.rates

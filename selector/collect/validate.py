@@ -222,7 +222,8 @@ def _rebuild(
 ) -> tuple[int, list[Finding]]:
     """Number of rows whose kernels were built, and what came out differently.
 
-    A Winograd kernel also depends on the size of the L2 cache, so rows of another machine may differ for that alone.
+    A Winograd kernel also depends on the sizes of the caches: those of the CPU that measured, where the target's stored
+    profile is of it, else this machine's, so that rows of another one may differ for that alone.
     """
     measured = frame.filter(pl.col("int8_code").is_not_null() & pl.col("int16_code").is_not_null())
     chosen: list[str] = []
@@ -243,7 +244,7 @@ def _rebuild(
 def _rebuilt_differently(row: dict[str, Any]) -> Iterator[str]:
     work = workload(row)
     constants, _ = synthesize(work, row["seed"])
-    target = profile(row["target"])
+    target = profile(row["target"], row["cpu"])
     for lowering in LOWERINGS:
         what, then = f"{row['id']}: {lowering} of {work.describe()}", row[f"{lowering}_code"]
         try:

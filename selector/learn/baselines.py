@@ -21,15 +21,11 @@ Fitted = Callable[[Dataset, Dataset], np.ndarray]  # (train, test) -> choices on
 def choices(policy: Policy, dataset: Dataset) -> np.ndarray:
     """What a policy chooses, (rows,) bool: true where int16 is."""
     chosen = np.empty(len(dataset), bool)
-    for target in np.unique(dataset.targets):
-        rows = np.flatnonzero(dataset.targets == target)
+    for rows, target in dataset.by_profile():
         workloads = [dataset.workloads[row] for row in rows]
-        described = dataset.profile(str(target))
         decide_all = getattr(policy, "decide_all", None)
         decisions = (
-            [policy.decide(work, described) for work in workloads]
-            if decide_all is None
-            else decide_all(workloads, described)
+            [policy.decide(work, target) for work in workloads] if decide_all is None else decide_all(workloads, target)
         )
         chosen[rows] = [decision.lowering == "int16" for decision in decisions]
     return chosen

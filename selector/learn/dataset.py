@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from selector import profiles
 from selector.collect import table
 from selector.collect.record import DatasetError
 from selector.policy.release import instruction_set
+from selector.profiles import Rates
 from selector.target import TargetProfile, profile
 from selector.workload import ConvWorkload
 
@@ -30,19 +31,20 @@ _SHAPE_FIELDS = (
 
 @dataclass(frozen=True)
 class Dataset:
-    """One row per workload and target, in the order of their keys; repetitions are merged.
+    """One row per workload, target and CPU, in the order of their keys; repetitions are merged.
 
-    Arrays have one element (``features``: one row) per workload and target.
+    Arrays have one element (``features``: one row) for each.
     """
 
     workloads: tuple[ConvWorkload, ...]
     targets: np.ndarray  # str, as named when measured
+    cpus: np.ndarray  # str, model name of the CPU that measured
     log2_ratio: np.ndarray  # float64, log2(t_int16 / t_int8): above 0 int8 is faster
     width: np.ndarray  # float64, of the 95 % confidence interval of log2_ratio
     int8_us: np.ndarray  # float64, microseconds of one call
     networks: tuple[frozenset[str], ...]  # published networks that the workload occurs in
     fingerprints: frozenset[str]  # of sources that make the kernels that were measured
-    described: Mapping[str, TargetProfile] = field(default_factory=dict)  # instead of those that targets have
+    rates: Mapping[str, Rates] = field(default_factory=dict)  # of targets, instead of those that they have
 
     def __len__(self) -> int:
         return len(self.workloads)
@@ -68,29 +70,29 @@ class Dataset:
         from selector.features import TABLE, matrix
 
         values = np.empty((len(self), len(TABLE)))
-        for target in np.unique(self.targets):
-            rows = np.flatnonzero(self.targets == target)
-            values[rows] = matrix([self.workloads[row] for row in rows], self.profile(str(target)))
+        for rows, known in self.by_profile():
+            values[rows] = matrix([self.workloads[row] for row in rows], known)
         return values
 
-    def profile(self, target: str) -> TargetProfile:
-        """What features and policies know of a target."""
-        return self.described.get(target) or profile(target)
+    def by_profile(self) -> Iterator[tuple[np.ndarray, TargetProfile]]:
+        """Indices of the rows of each target and CPU, and what features and policies know of it."""
+        for target, cpu in sorted(set(zip(self.targets.tolist(), self.cpus.tolist(), strict=True))):
+            known = profile(target, measured_on=cpu)
+            rows = np.flatnonzero((self.targets == target) & (self.cpus == cpu))
+            yield rows, replace(known, rates=self.rates.get(target, known.rates))
 
     def instruction_sets(self) -> dict[str, tuple[str, ...]]:
         """Target -> its dot instructions: targets may differ in name only."""
-        return {str(name): instruction_set(self.profile(str(name))) for name in np.unique(self.targets)}
+        return {str(name): instruction_set(profile(str(name))) for name in np.unique(self.targets)}
 
-    def with_profiles(self, folder: Path) -> Dataset:
-        """The same rows, the rates of their targets taken from the profiles in a folder.
+    def with_profiles(self, folder: Path, targets: Collection[str] | None = None) -> Dataset:
+        """The same rows, the rates of ``targets`` (None: of all) taken from the profiles in a folder.
 
-        Cores and caches stay as they are: those of the machine that measured.  Raises ProfileError where a target has
-        no profile there.
+        Cores and caches stay as they are: those of the machine that measured.  Raises ProfileError where one of the
+        targets has no profile there.
         """
-        stored = {str(name): profiles.read(folder / f"{name}.json") for name in np.unique(self.targets)}
-        return replace(
-            self, described={name: replace(profile(name), rates=found.rates) for name, found in stored.items()}
-        )
+        names = np.unique(self.targets).tolist() if targets is None else targets
+        return replace(self, rates={name: profiles.read(folder / f"{name}.json").rates for name in names})
 
     @cached_property
     def digest(self) -> str:
@@ -107,12 +109,13 @@ class Dataset:
         part = Dataset(
             workloads=tuple(self.workloads[row] for row in rows),
             targets=self.targets[rows],
+            cpus=self.cpus[rows],
             log2_ratio=self.log2_ratio[rows],
             width=self.width[rows],
             int8_us=self.int8_us[rows],
             networks=tuple(self.networks[row] for row in rows),
             fingerprints=self.fingerprints,
-            described=self.described,
+            rates=self.rates,
         )
         if "features" in self.__dict__:  # computed once, for all of its splits
             part.__dict__["features"] = self.features[rows]
@@ -152,13 +155,14 @@ def from_frame(frame: polars.DataFrame) -> Dataset:
     usable = frame.filter(
         (polars.col("status") != "error") & ~polars.col("emulated") & polars.col("log2_ratio").is_finite()
     )
-    repetitions: dict[str, list[dict[str, Any]]] = {}
+    repetitions: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in usable.iter_rows(named=True):
-        repetitions.setdefault(row["key"], []).append(row)
+        repetitions.setdefault((row["key"], row["cpu"]), []).append(row)
     rows = [_merge(repetitions[key]) for key in sorted(repetitions)]
     return Dataset(
         workloads=tuple(row["workload"] for row in rows),
         targets=np.array([row["target"] for row in rows], dtype=str),
+        cpus=np.array([row["cpu"] for row in rows], dtype=str),
         log2_ratio=np.array([row["log2_ratio"] for row in rows], dtype=float),
         width=np.array([row["width"] for row in rows], dtype=float),
         int8_us=np.array([row["int8_us"] for row in rows], dtype=float),
@@ -176,6 +180,7 @@ def _merge(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "workload": table.workload(rows[0]),
         "target": rows[0]["target"],
+        "cpu": rows[0]["cpu"],
         "log2_ratio": float(np.median(ratios)),
         "width": width,
         "int8_us": float(np.median([np.median(row["int8_warm_us"]) for row in rows])),

@@ -51,7 +51,7 @@ def agreement(dataset: Dataset, first: np.ndarray, second: np.ndarray) -> dict[s
 
 
 def _modelled(dataset: Dataset) -> Dataset | None:
-    """The rows with modelled profiles; None where a target has none."""
+    """The rows of the targets that have modelled profiles, with these; None where none has."""
     folder = profiles.modelled_folder()
-    known = all((folder / f"{name}.json").is_file() for name in np.unique(dataset.targets))
-    return dataset.with_profiles(folder) if known else None
+    known = [str(name) for name in np.unique(dataset.targets) if (folder / f"{name}.json").is_file()]
+    return dataset.with_profiles(folder, known) if known else None

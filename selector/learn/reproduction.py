@@ -39,9 +39,9 @@ class Reproduction:
 def reproduce(released: Release, dataset: Dataset, *, tune: bool = True) -> Reproduction:
     """Train by the recipe in the release.  Without ``tune``, by the hyper-parameters that its search has found.
 
-    Features of the targets are those of this machine (caches, cores) and of today's profiles in ``datasets/targets``:
-    where these changed, so do the trees.  Raises ReleaseError where the release has no recipe that this version
-    reads, DatasetError for too few shapes.
+    Features of the targets are those of today's profiles in ``datasets/targets``, and of this machine (caches, cores)
+    where these are not of the CPU that measured: where they changed, so do the trees.  Raises ReleaseError where the
+    release has no recipe that this version reads, DatasetError for too few shapes.
     """
     try:
         values = released.extra["recipe"]

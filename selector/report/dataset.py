@@ -51,11 +51,10 @@ def policy_losses(frame: pl.DataFrame) -> pl.DataFrame:
     """
     losses: list[dict[str, Any]] = []
     for (target,), rows in sorted(latest(frame).partition_by("target", as_dict=True).items()):
-        described = profile(target)
-        workloads = [workload(row) for row in rows.iter_rows(named=True)]
+        cases = [(workload(row), profile(target, row["cpu"])) for row in rows.iter_rows(named=True)]
         for name in POLICIES:
             policy = resolve(name)
-            int16 = np.array([policy.decide(work, described).lowering == "int16" for work in workloads])
+            int16 = np.array([policy.decide(*case).lowering == "int16" for case in cases])
             losses.append({"target": target, "policy": name, **score(rows["log2_ratio"].to_numpy(), int16).to_dict()})
     return pl.DataFrame(losses)
 

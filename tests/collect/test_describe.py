@@ -134,7 +134,7 @@ def test_a_zen_3_does_not_fill_its_vector_pipes() -> None:
     assert find_mca("x86_64-linux-gnu", "znver2").cycles(additions) < 12, "measured on the one, not on the other"
 
 
-@pytest.mark.parametrize("name", ["x86-64", "x86-64-v2", "x86-64-v3", "znver3"])
+@pytest.mark.parametrize("name", ["x86-64", "x86-64-v2", "x86-64-v3", "znver3", "emeraldrapids"])
 def test_modelled_throughput_is_near_the_measured(name: str) -> None:
     measured, modelled = (profiles.read(folder / f"{name}.json") for folder in (SHIPPED, profiles.modelled_folder()))
     assert (measured.rates.kind, modelled.rates.kind) == ("measured", "modelled")

@@ -23,7 +23,7 @@ def measurement(workload: ConvWorkload, target: str, log2_ratio: float, **change
         workload,
         target,
         "ok",
-        replace(HOST, **{name: changes.pop(name) for name in ("emulated", "fingerprint") if name in changes}),
+        replace(HOST, **{name: changes.pop(name) for name in ("cpu", "emulated", "fingerprint") if name in changes}),
         int8=Samples("int8", "a", 1, (microseconds,) * 3, ()),
         int16=Samples("int16", "b", 1, (microseconds * 2**log2_ratio,) * 3, ()),
         log2_ratio=log2_ratio,

@@ -12,6 +12,7 @@ from selector import profiles
 from selector.collect.record import DatasetError
 from selector.features import NAMES
 from selector.learn import dataset
+from selector.target import profile
 from selector.workload import ConvWorkload
 from tests.learn.frames import failed, frame, measurement, measurements
 
@@ -36,8 +37,10 @@ def test_profiles_in_place_of_the_stored_ones(tmp_path: Path) -> None:
         found = profiles.read(profiles.modelled_folder() / f"{name}.json")
         profiles.write(replace(found, cores=77, rates=replace(found.rates, dram_gbs=found.rates.l1_gbs)), tmp_path)
     other = data.with_profiles(tmp_path)
-    assert other.profile("x86-64").rates.dram_gbs == other.profile("x86-64").rates.l1_gbs
-    assert other.profile("x86-64").cores == data.profile("x86-64").cores != 77
+    for (_, changed), (_, kept) in zip(other.by_profile(), data.by_profile(), strict=True):
+        assert changed.rates is not None
+        assert changed.rates.dram_gbs == changed.rates.l1_gbs
+        assert changed.cores == kept.cores != 77
     cost = NAMES.index("cache_balance")
     assert (other.features[:, cost] < data.features[:, cost]).all()
     np.testing.assert_array_equal(other.take(np.array([1])).features, other.features[1:])
@@ -45,6 +48,20 @@ def test_profiles_in_place_of_the_stored_ones(tmp_path: Path) -> None:
     (tmp_path / "x86-64.json").unlink()
     with pytest.raises(profiles.ProfileError, match=r"cannot read .*x86-64\.json"):
         data.with_profiles(tmp_path)
+
+
+def test_rows_of_another_cpu_are_no_repetitions() -> None:
+    stored = profiles.find("x86-64-v3", profile("x86-64-v3").features)
+    assert stored is not None
+    rows = [measurement(WORK, "x86-64-v3", 0.1), measurement(WORK, "x86-64-v3", 0.3, cpu=stored.rates.source)]
+    found = dataset.from_frame(frame(rows))
+    assert found.targets.tolist() == ["x86-64-v3", "x86-64-v3"]
+    assert sorted(zip(found.cpus, found.log2_ratio, strict=True)) == [
+        (stored.rates.source, 0.3),
+        ("Imaginary CPU", 0.1),
+    ]
+    caches = {str(found.cpus[row]): known.l2_bytes for rows, known in found.by_profile() for row in rows}
+    assert caches == {"Imaginary CPU": profile("x86-64-v3").l2_bytes, stored.rates.source: stored.l2_bytes}
 
 
 def test_repetitions_become_one_row_as_wide_as_their_disagreement() -> None:

@@ -31,7 +31,8 @@ def random_dataset(seed: int) -> Dataset:
                     targets.append(target)
                     networks.append(frozenset(rng.choice(NETWORKS, rng.integers(3), replace=False).tolist()))
     numbers = np.zeros(len(works))
-    return Dataset(tuple(works), np.array(targets), numbers, numbers, numbers, tuple(networks), frozenset())
+    cpus = np.full(len(works), "one")
+    return Dataset(tuple(works), np.array(targets), cpus, numbers, numbers, numbers, tuple(networks), frozenset())
 
 
 datasets = st.integers(0, 10_000).map(random_dataset)

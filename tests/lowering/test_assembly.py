@@ -10,7 +10,7 @@ import tvm
 
 from selector.lowering import build, dot
 from selector.lowering.peak import peak_function
-from selector.workload import ConvWorkload
+from selector.workload import ConvWorkload, OutDType
 from tests.lowering import execute
 from tests.lowering.cases import depthwise, make_case
 
@@ -36,8 +36,7 @@ CROSS = [  # (CPU, row, lowering, weights, instruction of which there is one a p
     ("cascadelake", "avx512vnni_vpdpbusd", "int8", "full", r"vpdpbusd\b.*%zmm"),
     ("cascadelake", "avx512vnni_vpdpwssd", "int16", "full", r"vpdpwssd\b.*%zmm"),
     ("alderlake", "avxvnni_vpdpbusd", "int8", "full", r"vpdpbusd\b.*%ymm"),
-    # where the loop is unrolled, LLVM takes every second one apart to shorten the chain of sums
-    ("alderlake", "avxvnni_vpdpwssd", "int16", "full", r"(vpdpwssd|vpmaddwd)\b.*%ymm"),
+    ("alderlake", "avxvnni_vpdpwssd", "int16", "full", r"vpdpwssd\b.*%ymm"),
     ("cortex-a53", "neon_smlal", "int16", "full", r"smlal\s.*\.h\[\d\]"),
     ("cortex-a72", "neon_smlal", "int16", "full", r"smlal\s.*\.h\[\d\]"),
     ("cortex-a72", "neon_smlal_sadalp", "int8", "symmetric", "smlal|smull"),
@@ -147,6 +146,28 @@ def test_depthwise_weights_are_operands_in_memory(lowering: str, weights: str) -
     assert len(products) >= 100
     assert len([operand for operand in products if "(" in operand]) > 0.9 * len(products)
     assert len(re.findall(r"vmov\w+\s+%ymm\d+, .*\(%rsp\)", compiled)) < 20
+
+
+@pytest.mark.parametrize("cpu", ["cascadelake", "alderlake"])
+@pytest.mark.parametrize("work", [depthwise(3, 1), depthwise(5, 2), ConvWorkload(1, 14, 14, 24, 24, 1, 1)])
+def test_vpdpwssd_is_not_taken_apart(work: ConvWorkload, cpu: str) -> None:
+    """LLVM would make products and sums of chains of it, to shorten them."""
+    case = make_case(replace(work, out_dtype="uint8"), weights="full")
+    kernel = build(case.workload, case.constants, execute.profile(cpu), "int16")
+    compiled = execute.assembly(execute.compile_kernels([kernel], cpu))
+    assert "vpdpwssd" in compiled
+    assert "vpmaddwd" not in compiled
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("lowering", ["int8", "int16"])
+@pytest.mark.parametrize("out_dtype", ["uint8", "int32"])
+def test_interleaving_is_not_done_byte_by_byte(out_dtype: OutDType, lowering: str, stride: int) -> None:
+    """LLVM would take a shuffle of four vectors of 512 bits apart."""
+    case = make_case(replace(depthwise(3, stride, 128), out_dtype=out_dtype), weights="full")
+    kernel = build(case.workload, case.constants, execute.profile("cascadelake"), lowering)
+    compiled = execute.assembly(execute.compile_kernels([kernel], "cascadelake"))
+    assert len(re.findall(r"vp(?:ins|ext)r[bw]\s", compiled)) < 10
 
 
 @pytest.mark.parametrize("weights", ["symmetric", "7bit"])

@@ -46,7 +46,9 @@ def evaluate(
         with releasing.policy(model) as (learned, facts), warnings.catch_warnings():
             warnings.simplefilter("ignore", ModelWarning)  # it is told below
             chosen = {LEARNED: baselines.choices(learned, known)}
-            alike = {} if profiles is None else agreement(rows, chosen[LEARNED], baselines.choices(learned, rows))
+            alike = (
+                {} if profiles is None else agreement(rows, known, chosen[LEARNED], baselines.choices(learned, rows))
+            )
         chosen |= {name: baselines.KNOWN[name](known) for name in names}
     result = Choices(known, chosen)
     seen = facts.data_hash == rows.digest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from selector import profiles
 from selector.collect import table
 from selector.collect.record import DatasetError
 from selector.policy.release import instruction_set
-from selector.profiles import Rates
+from selector.profiles import ProfileError, Rates
 from selector.target import TargetProfile, profile
 from selector.workload import ConvWorkload
 
@@ -85,14 +85,18 @@ class Dataset:
         """Target -> its dot instructions: targets may differ in name only."""
         return {str(name): instruction_set(profile(str(name))) for name in np.unique(self.targets)}
 
-    def with_profiles(self, folder: Path, targets: Collection[str] | None = None) -> Dataset:
-        """The same rows, the rates of ``targets`` (None: of all) taken from the profiles in a folder.
+    def with_profiles(self, folder: Path) -> Dataset:
+        """The same rows, the rates of the targets that have a profile in the folder taken from there.
 
-        Cores and caches stay as they are: those of the machine that measured.  Raises ProfileError where one of the
-        targets has no profile there.
+        Cores and caches stay as they are: those of the machine that measured.  Raises ProfileError where no target has
+        one, and for one that cannot be read.
         """
-        names = np.unique(self.targets).tolist() if targets is None else targets
-        return replace(self, rates={name: profiles.read(folder / f"{name}.json").rates for name in names})
+        names = [str(name) for name in np.unique(self.targets)]
+        paths = {name: folder / f"{name}.json" for name in names}
+        rates = {name: profiles.read(path).rates for name, path in paths.items() if path.is_file()}
+        if not rates:
+            raise ProfileError(f"no profile of {', '.join(names)} in {folder}")
+        return replace(self, rates=rates)
 
     @cached_property
     def digest(self) -> str:

@@ -41,17 +41,21 @@ def train(dataset: Dataset, recipe: Recipe, progress: Callable[[str, float], Non
     alike = {}
     if modelled is not None:
         first, second = (shipped(ensemble, dataset, data, recipe.thresholds) for data in (dataset, modelled))
-        alike = agreement(dataset, first, second)
+        alike = agreement(dataset, modelled, first, second)
     return Trained(dataset, recipe, ensemble, evaluation, alike, time.monotonic() - start)
 
 
-def agreement(dataset: Dataset, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """Share of the rows of each target for which two policies choose the same; choices are (rows,) bool."""
-    return {str(name): float((first == second)[dataset.targets == name].mean()) for name in np.unique(dataset.targets)}
+def agreement(dataset: Dataset, other: Dataset, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+    """Share of the rows for which two policies choose the same, of each target with other rates in the other data set.
+
+    Choices are (rows,) bool.
+    """
+    return {name: float((first == second)[dataset.targets == name].mean()) for name in sorted(other.rates)}
 
 
 def _modelled(dataset: Dataset) -> Dataset | None:
-    """The rows of the targets that have modelled profiles, with these; None where none has."""
-    folder = profiles.modelled_folder()
-    known = [str(name) for name in np.unique(dataset.targets) if (folder / f"{name}.json").is_file()]
-    return dataset.with_profiles(folder, known) if known else None
+    """The rows, with the modelled profiles of the targets that have one; None where none has."""
+    try:
+        return dataset.with_profiles(profiles.modelled_folder())
+    except profiles.ProfileError:
+        return None

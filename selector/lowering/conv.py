@@ -52,7 +52,7 @@ def takes(workload: ConvWorkload) -> bool:
 
 def summed_at_once(row: Dot) -> int:
     """Elements of the data that Term2's sums take at a time: bytes by ``vpsadbw``, tried with AVX-512 only."""
-    return 64 if row.lanes == 16 and row.data_dtype == "uint8" else _SUMS
+    return 64 if row.bits == 512 and row.data_dtype == "uint8" else _SUMS
 
 
 def build(

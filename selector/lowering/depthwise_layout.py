@@ -37,7 +37,7 @@ class Layout(NamedTuple):
         # The packs of the epilogue undo what unpacking inside 128 bits does to the order of a whole vector.
         narrows = workload.out_dtype in ("uint8", "int8") and target.arch == "x86_64" and not term2
         # Of parts of one, too, but for a shuffle; tried with AVX-512 only.
-        in_lane = narrows and row.depth > 1 and (row.lanes == 16 or row.lanes == 8 == piece // row.depth)
+        in_lane = narrows and row.depth > 1 and (row.bits == 512 or (row.bits == 256 and piece == row.packed))
         vectors = piece // row.lanes if in_lane else 2 if chunk % (2 * row.lanes) == 0 and not term2 else 1
         accumulators = plan.out_rows * vectors * (2 if term2 else 1)  # of one column
         memory_operands = target.arch == "x86_64"

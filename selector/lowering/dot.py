@@ -58,9 +58,14 @@ class Dot:
         return self.lanes * self.depth // self.pixels
 
     @property
+    def bits(self) -> int:
+        """Width of its vectors."""
+        return 32 * self.lanes
+
+    @property
     def issue(self) -> int:
         """Vector instructions a cycle in the models of kernels: CPUs have half as many pipes of 512 bits."""
-        return 2 if self.lanes > 8 else 4
+        return 2 if self.bits == 512 else 4
 
     def rate(self) -> float:
         """Multiply-accumulates of one vector instruction; what rows of one CPU are ordered by."""
@@ -148,7 +153,7 @@ def _signed_pmaddubsw(row: Dot, acc: Expr, x: list[Expr], w: list[Expr], ones: E
 
 def _vpdp(row: Dot, acc: Expr, x: list[Expr], w: list[Expr], ones: Expr) -> Expr:
     name = "vpdpbusd" if row.depth == 4 else "vpdpwssd"
-    return intrinsic(f"llvm.x86.avx512.{name}.{row.lanes * 32}", vector("int32", row.lanes), acc, x[0], w[0])
+    return intrinsic(f"llvm.x86.avx512.{name}.{row.bits}", vector("int32", row.lanes), acc, x[0], w[0])
 
 
 def _smull_sadalp(row: Dot, acc: Expr, x: list[Expr], w: list[Expr], ones: Expr) -> Expr:
@@ -329,7 +334,7 @@ def _candidates(target: TargetProfile, lowering: str, groups: int, table: tuple[
         if row.lowering == lowering
         and row.arch in (None, target.arch)
         and target.has(*row.features)
-        and (row.arch is None or row.lanes * 32 <= target.vector_bits)
+        and (row.arch is None or row.bits <= target.vector_bits)
         and (some := row.at_most(groups)) is not None
     ]
     specific = [row for row in rows if row.arch is not None]

@@ -10,7 +10,7 @@ from selector.lowering.tir import Expr, Registers, T, function, load, loop, pick
 
 def chains(row: Dot) -> int:
     """Independent accumulators: enough to hide the latency of the row, few enough for the registers of its CPUs."""
-    return 20 if row.lanes > 8 else 10
+    return 20 if row.bits == 512 else 10
 
 
 def peak_function(row: Dot, iterations: int) -> tirx.PrimFunc:
@@ -25,7 +25,7 @@ def peak_function(row: Dot, iterations: int) -> tirx.PrimFunc:
         acc = Registers(count, "int32", row.lanes)
         for i in range(count):
             acc[i] = load(words, i, row.lanes)
-        moving_weights = packed * (16 if row.weight_dtype == "int16" else 8) == row.lanes * 32
+        moving_weights = packed * (16 if row.weight_dtype == "int16" else 8) == row.bits
         still_dtype = row.data_dtype if moving_weights else row.weight_dtype
         seed = load(words, 0, packed * (2 if still_dtype == "int16" else 1) // 4)
         still = [T.Bind(T.reinterpret(seed + g, dtype=vector(still_dtype, packed))) for g in range(row.groups)]
@@ -33,7 +33,7 @@ def peak_function(row: Dot, iterations: int) -> tirx.PrimFunc:
 
         def operand(acc: Registers, chain: int, group: int) -> Expr:
             dtype = row.weight_dtype if moving_weights else row.data_dtype
-            elements = row.lanes * 32 // (16 if dtype == "int16" else 8)
+            elements = row.bits // (16 if dtype == "int16" else 8)
             if elements == packed and not row.by_lane:
                 return T.reinterpret(acc[chain], dtype=vector(dtype, packed))
             # Another chain for every group: products in turn would copy a shared one, products in pairs be merged.

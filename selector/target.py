@@ -71,26 +71,29 @@ def resolve(target: TargetLike = "native") -> tvm.target.Target:
 
     With what the kernels ask of LLVM for it.  Raises UnknownTarget, with what was given and what would do.
     """
-    return _tuned(_resolve(target))
-
-
-def _resolve(target: TargetLike) -> tvm.target.Target:
-    if isinstance(target, tvm.target.Target):
-        return target
     if isinstance(target, str):
-        if target == "native":
-            return _native()
-        if not target.lstrip().startswith("{"):
-            return tvm.target.Target(_named(target))
-        try:
-            target = json.loads(target)
-        except json.JSONDecodeError as error:
-            raise UnknownTarget(f"the target is not valid JSON: {error}") from None
+        return _of_text(target)
+    if isinstance(target, tvm.target.Target):
+        return _tuned(target)
     try:
         with quiet.without_lines(_UNKNOWN_CPU):
-            return tvm.target.Target(dict(target))
+            made = tvm.target.Target(dict(target))
     except Exception as error:  # tvm raises several kinds for a malformed dict
         raise UnknownTarget(f"tvm does not take the target {dict(target)!r}: {str(error).splitlines()[-1]}") from None
+    return _tuned(made)
+
+
+@functools.lru_cache(maxsize=64)
+def _of_text(target: str) -> tvm.target.Target:
+    """As ``resolve``; one object for each text, since what is kept for a Target is kept for the object."""
+    if target == "native":
+        return resolve(_native())
+    if not target.lstrip().startswith("{"):
+        return resolve(_named(target))
+    try:
+        return resolve(json.loads(target))
+    except json.JSONDecodeError as error:
+        raise UnknownTarget(f"the target is not valid JSON: {error}") from None
 
 
 def profile(target: TargetLike = "native", measured_on: str | None = None) -> TargetProfile:
@@ -162,7 +165,6 @@ def _tuned(target: tvm.target.Target) -> tvm.target.Target:
     return tvm.target.Target(values | {"mattr": [*values.get("mattr", ()), f"+{_WHOLE_VPDPWSSD}"]})
 
 
-@functools.cache
 def _native() -> tvm.target.Target:
     cpu = codegen.llvm_get_system_cpu()
     target: dict[str, Any] = {"kind": "llvm", "mcpu": cpu}

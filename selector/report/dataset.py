@@ -51,7 +51,8 @@ def policy_losses(frame: pl.DataFrame) -> pl.DataFrame:
     """
     losses: list[dict[str, Any]] = []
     for (target,), rows in sorted(latest(frame).partition_by("target", as_dict=True).items()):
-        cases = [(workload(row), profile(target, row["cpu"])) for row in rows.iter_rows(named=True)]
+        known = {cpu: profile(target, cpu) for cpu in rows["cpu"].unique()}
+        cases = [(workload(row), known[row["cpu"]]) for row in rows.iter_rows(named=True)]
         for name in POLICIES:
             policy = resolve(name)
             int16 = np.array([policy.decide(*case).lowering == "int16" for case in cases])

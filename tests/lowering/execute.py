@@ -55,6 +55,9 @@ def why_not_runnable(name: str) -> str | None:
     return None
 
 
+HERE = tuple(name for name in (*LEVELS, *FOREIGN) if why_not_runnable(name) is None)  # run without an emulator
+
+
 def require_runnable(name: str) -> None:
     """Skip the test if code for the target cannot run here."""
     reason = why_not_runnable(name)

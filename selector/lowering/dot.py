@@ -85,6 +85,10 @@ class Dot:
             return self
         return replace(self, groups=groups, uops=self.uops * groups / self.groups) if self.by_lane else None
 
+    def from_bytes(self) -> Dot:
+        """The same instruction with weights kept in bytes, which are widened as they are loaded."""
+        return replace(self, weight_dtype="int8")
+
     def constant(self) -> Expr:
         """The constant that ``emit`` takes, to be bound outside of the loops; None where it takes none.
 
@@ -132,8 +136,11 @@ def _multiply(row: Dot, acc: Expr, x: list[Expr], w: list[Expr], ones: Expr) -> 
 
 
 def _pmaddwd(row: Dot, acc: Expr, x: list[Expr], w: list[Expr], ones: Expr) -> Expr:
-    weights = cast(w[0], "int16", row.lanes * 2) if row.weight_dtype == "int8" else w[0]
-    return acc + _madd_words(row.lanes, x[0], weights)
+    return acc + _madd_words(row.lanes, x[0], _words(row, w[0]))
+
+
+def _words(row: Dot, weights: Expr) -> Expr:
+    return cast(weights, "int16", row.lanes * 2) if row.weight_dtype == "int8" else weights
 
 
 def _pmaddubsw(row: Dot, acc: Expr, x: list[Expr], w: list[Expr], ones: Expr) -> Expr:
@@ -152,8 +159,8 @@ def _signed_pmaddubsw(row: Dot, acc: Expr, x: list[Expr], w: list[Expr], ones: E
 
 
 def _vpdp(row: Dot, acc: Expr, x: list[Expr], w: list[Expr], ones: Expr) -> Expr:
-    name = "vpdpbusd" if row.depth == 4 else "vpdpwssd"
-    return intrinsic(f"llvm.x86.avx512.{name}.{row.bits}", vector("int32", row.lanes), acc, x[0], w[0])
+    name, weights = ("vpdpbusd", w[0]) if row.depth == 4 else ("vpdpwssd", _words(row, w[0]))
+    return intrinsic(f"llvm.x86.avx512.{name}.{row.bits}", vector("int32", row.lanes), acc, x[0], weights)
 
 
 def _smull_sadalp(row: Dot, acc: Expr, x: list[Expr], w: list[Expr], ones: Expr) -> Expr:

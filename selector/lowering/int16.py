@@ -9,33 +9,40 @@ from selector.lowering.kernel import Kernel
 from selector.lowering.operands import Operands, make_operands
 from selector.lowering.scheme import Scheme, output_bound, schemes
 from selector.target import TargetProfile
+from selector.weights import signed_offset
 from selector.workload import ConvConstants, ConvWorkload
 
 
 def build(name: str, workload: ConvWorkload, constants: ConvConstants, target: TargetProfile) -> Kernel:
     """Kernel of the int16 lowering."""
-    operands = operands_of(workload, constants)
-    row, template, scheme = choose(workload, output_bound(workload, constants), target)
+    term2 = bool((signed_offset(constants.weight, constants.weight_zero_point) != constants.weight_zero_point).any())
+    row, template, scheme = choose(workload, output_bound(workload, constants), target, term2=term2)
+    operands = operands_of(workload, constants, row)
     if scheme is not None:
         full = f"{name}__{scheme.name}_{row.name}"
         return winograd.build(full, scheme, workload, constants, operands, row, target)
     return template.build(f"{name}__{template.NAME}_{row.name}", workload, constants, operands, row, target)
 
 
-def operands_of(workload: ConvWorkload, constants: ConvConstants) -> Operands:
-    """Data and weights as words, both zero points subtracted."""
+def operands_of(workload: ConvWorkload, constants: ConvConstants, row: dot.Dot) -> Operands:
+    """Data and weights as the row takes them, both zero points subtracted."""
     return make_operands(
         workload,
         constants,
-        data_dtype="int16",
+        data_dtype=row.data_dtype,
         data_offset=-workload.data_zero_point,
-        weight_dtype="int16",
+        weight_dtype=row.weight_dtype,
         weight_offset=constants.weight_zero_point.astype("int64"),
     )
 
 
-def choose(workload: ConvWorkload, bound: int, target: TargetProfile) -> tuple[dot.Dot, ModuleType, Scheme | None]:
-    """The dot instruction, the template module and the Winograd scheme, for a |accumulator| of at most ``bound``."""
+def choose(
+    workload: ConvWorkload, bound: int, target: TargetProfile, *, term2: bool
+) -> tuple[dot.Dot, ModuleType, Scheme | None]:
+    """The dot instruction, the template module and the Winograd scheme, for a |accumulator| of at most ``bound``.
+
+    ``term2``: whether some weights less their zero point do not fit a byte, as when the int8 lowering needs Term2.
+    """
     if depthwise.takes(workload):
         rows = dot.candidates(target, "int16", depthwise.MAX_DOT_GROUPS)
         return depthwise.choose(workload, rows), depthwise, None
@@ -43,7 +50,8 @@ def choose(workload: ConvWorkload, bound: int, target: TargetProfile) -> tuple[d
     scheme = _best_scheme(workload, bound, row, target)
     if scheme is not None:
         return row, winograd, scheme
-    return tiling.divide(workload, row, target), conv, None
+    row = tiling.divide(workload, row, target)
+    return row if term2 else tiling.compress(workload, row, target), conv, None
 
 
 def _best_scheme(workload: ConvWorkload, bound: int, row: dot.Dot, target: TargetProfile) -> Scheme | None:

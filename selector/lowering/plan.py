@@ -76,7 +76,7 @@ def _int8(workload: ConvWorkload, target: TargetProfile) -> Plan:
 
 
 def _int16(workload: ConvWorkload, target: TargetProfile) -> Plan:
-    row, template, scheme = int16.choose(workload, workload.accumulator_bound(), target)
+    row, template, scheme = int16.choose(workload, workload.accumulator_bound(), target, term2=workload.term2)
     if scheme is not None:
         return _winograd(workload, scheme, row, target)
     if template is depthwise:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from selector.lowering import tiling
 from selector.lowering.dot import Dot
 from selector.lowering.kernel import Kernel, assemble
 from selector.lowering.operands import Operands
@@ -39,12 +40,10 @@ class _Pace(NamedTuple):
 
     products: float  # cycles over those that the instructions take
     near: int  # bytes of weights a cycle, where they fill at most half of L2
-    cache: int  # from L3
-    memory: int
 
 
 # By the vector instructions a cycle of a row: of 128 and 256 bits on Zen 3, of 512 bits on Emerald Rapids.
-_PACES = {4: _Pace(1.15, 16, 16, 6), 2: _Pace(1.25, 32, 8, 6)}
+_PACES = {4: _Pace(1.15, 16), 2: _Pace(1.25, 32)}
 
 
 def cost(scheme: Scheme, workload: ConvWorkload, row: Dot, target: TargetProfile) -> float:
@@ -64,10 +63,7 @@ def cost(scheme: Scheme, workload: ConvWorkload, row: Dot, target: TargetProfile
     )
     shares, _ = partition(scheme, workload, target)
     weight_bytes = split.products * workload.in_channels * workload.out_channels * 2
-    if weight_bytes <= target.l2_bytes / 2:
-        speed = pace.near
-    else:  # a core has its part of L3 only
-        speed = pace.cache if weight_bytes <= (target.l3_bytes or target.l2_bytes) / 4 else pace.memory
+    speed = pace.near if weight_bytes <= target.l2_bytes / 2 else tiling.far_pace(weight_bytes, row, target)
     return workload.batch * (max(products * pace.products, shares * weight_bytes / speed) + transforms / row.issue)
 
 

@@ -154,8 +154,8 @@ def test_winograd_at_its_limit(target: str, scheme: Scheme, distance: int) -> No
     assert (scheme in exact) == (distance < 0)
     execute.require_runnable(target)
     profile = execute.profile(target)
-    operands = int16.operands_of(case.workload, case.constants)
     row = dot.candidates(profile, "int16")[0]
+    operands = int16.operands_of(case.workload, case.constants, row)
     kernels = [build(case.workload, case.constants, profile, lowering) for lowering in LOWERINGS]
     kernels += [
         winograd.build(item.name, item, case.workload, case.constants, operands, row, profile) for item in exact

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +17,10 @@ from selector.lowering import plan as plans
 from selector.lowering.depthwise_layout import Layout
 from selector.lowering.plan import employed, plan
 from selector.lowering.reference import convolve
-from selector.workload import ConvWorkload
+from selector.workload import ConvWorkload, QuantDType
 from tests.lowering import execute
 from tests.lowering.cases import Case, cases, depthwise, make_case
+from tests.lowering.execute import FOREIGN
 
 TARGETS = ("native", "x86-64-v2", "cascadelake", "cortex-a72", "neoverse-n1")
 
@@ -135,6 +137,42 @@ def test_one_pixel_is_divided_by_channels(lowering: str, channels: int) -> None:
     assert plan(case.workload, profile, lowering).tasks == 2
     kernel = build(case.workload, case.constants, profile, lowering)
     found = execute.run(execute.compile_kernels([kernel], target), 0, kernel, case)
+    np.testing.assert_array_equal(found, convolve(case.workload, case.constants, case.data), strict=True)
+
+
+@pytest.mark.parametrize(
+    ("target", "work", "dtype"),
+    [
+        ("x86-64-v3", {}, "int8"),
+        ("x86-64-v3", {"threads": 2}, "int8"),  # each reads its half
+        ("x86-64-v3", {"out_channels": 256, "threads": 2}, "int16"),  # that stays in the core's L2
+        ("x86-64-v3", {"in_channels": 32}, "int16"),
+        ("x86-64-v3", {"in_height": 9, "in_width": 9}, "int16"),  # pixels enough to multiply while more arrive
+        ("x86-64-v3", {"term2": True}, "int16"),  # less their zero point they do not fit
+        ("x86-64", {}, "int16"),  # nothing widens bytes while it loads them
+        ("cascadelake", {"in_height": 3, "in_width": 3}, "int8"),
+        ("neoverse-n1", {}, "int16"),
+    ],
+)
+def test_large_weights_of_few_pixels_stay_bytes(target: str, work: dict[str, Any], dtype: str) -> None:
+    profile = replace(execute.profile(target), l1_bytes=32 << 10, l2_bytes=512 << 10, l3_bytes=32 << 20)
+    layer = replace(ConvWorkload(1, 1, 1, 1024, 1000, 1, 1, term2=False), **work)
+    assert plan(layer, profile, "int16").row.weight_dtype == dtype
+
+
+@pytest.mark.parametrize("target", [name for name in execute.HERE if name in ("x86-64-v2", "x86-64-v3", *FOREIGN)])
+@pytest.mark.parametrize(("dtype", "zero_point"), [("int8", 0), ("uint8", 128)])
+def test_weights_that_stay_bytes_are_exact(target: str, dtype: QuantDType, zero_point: int) -> None:
+    profile = replace(execute.profile(target), l1_bytes=512, l2_bytes=1024, l3_bytes=4096)
+    work = ConvWorkload(
+        1, 1, 1, 70, 90, 1, 1, weight_dtype=dtype, data_zero_point=3, weight_zero_point=zero_point, out_dtype="uint8"
+    )
+    case = make_case(work, weights="extreme")
+    kernel = build(case.workload, case.constants, profile, "int16")
+    assert kernel.constants[0].dtype == np.int8
+    assert plan(case.workload, profile, "int16").weight_bytes == kernel.constants[0].nbytes
+    executable = execute.compile_kernels([kernel], target)
+    found = execute.run(executable, 0, kernel, case)
     np.testing.assert_array_equal(found, convolve(case.workload, case.constants, case.data), strict=True)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,15 +94,20 @@ def int16_kernels(row: dot.Dot, profile: TargetProfile) -> list[tuple[Case, Kern
         (TILED, "full"),
     ):
         case = make_case(work, weights=weights)
-        operands = int16.operands_of(case.workload, case.constants)
         template = depthwise if depthwise.takes(work) else conv
         fitting = row.at_most(template.MAX_DOT_GROUPS)
         assert fitting is not None
-        arguments = (case.workload, case.constants, operands, fitting, profile)
+
+        def arguments(row: dot.Dot, case: Case = case) -> tuple[Any, ...]:
+            operands = int16.operands_of(case.workload, case.constants, row)
+            return case.workload, case.constants, operands, row, profile
+
         if work is TILED:
-            pairs += [(case, winograd.build(scheme.name, scheme, *arguments)) for scheme in SCHEMES]
+            pairs += [(case, winograd.build(scheme.name, scheme, *arguments(fitting))) for scheme in SCHEMES]
         else:
-            pairs.append((case, template.build("kernel", *arguments)))
+            pairs.append((case, template.build("kernel", *arguments(fitting))))
+        if work is POINTWISE and row.arch == "x86_64":
+            pairs.append((case, conv.build("bytes", *arguments(fitting.from_bytes()))))
     return pairs
 
 

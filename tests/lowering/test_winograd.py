@@ -42,7 +42,7 @@ def test_kernels_in_parts(target: str, kernel: tuple[int, int], stride: tuple[in
     for work in (ODD, replace(ODD, batch=2, in_height=19, in_channels=24, padding=(0, 0, 0, 0), threads=2)):
         work = replace(work, kernel_height=kernel[0], kernel_width=kernel[1], stride=stride)
         case = make_case(work, weights="full", extreme_data=True)
-        operands = int16.operands_of(case.workload, case.constants)
+        operands = int16.operands_of(case.workload, case.constants, row)
         fitting = schemes(case.workload, case.workload.accumulator_bound())
         assert fitting
         for scheme in fitting:

@@ -125,6 +125,12 @@ def find(name: str, features: frozenset[str]) -> StoredProfile | None:
     return None
 
 
+def of_cpu(model: str) -> StoredProfile | None:
+    """A stored profile, of any target, that was measured on the CPU of this model name; None: there is none."""
+    measured = (found for _, found in scan() if isinstance(found, StoredProfile) and found.rates.kind == "measured")
+    return next((found for found in measured if found.rates.source == model), None)
+
+
 def scan() -> Iterator[tuple[Path, StoredProfile | ProfileError]]:
     """Every file of every folder with its profile, or with what is wrong with it; the user's first, by name."""
     for folder in _folders():

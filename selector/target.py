@@ -101,7 +101,7 @@ def profile(target: TargetLike = "native", measured_on: str | None = None) -> Ta
 
     Cores and cache sizes are those of the stored profile if it describes another CPU than this machine's, else those of
     this machine if it is of the target's architecture, else common ones.  ``measured_on``: model name of the CPU that
-    is meant; they are its own where the rates of the stored profile are.
+    is meant; they are its own where the rates of the stored profile are, for one of LEVELS of any stored profile.
     """
     resolved = resolve(target)
     if resolved.kind.name != "llvm":
@@ -210,16 +210,20 @@ def _check_known(name: str, triple: str) -> None:
 
 @functools.lru_cache(maxsize=64)
 def _with_stored(found: TargetProfile, stored: StoredProfile, measured_on: str | None) -> TargetProfile:
-    own = found.name in LEVELS or found.name == codegen.llvm_get_system_cpu()
-    if own and found.arch == host_architecture() and stored.rates.source != measured_on:
+    level = found.name in LEVELS
+    here = (level or found.name == codegen.llvm_get_system_cpu()) and found.arch == host_architecture()
+    meant = None if here and stored.rates.source != measured_on else stored
+    if level and measured_on is not None:
+        meant = profiles.of_cpu(measured_on) or meant
+    if meant is None:
         return replace(found, rates=stored.rates)
     return replace(
         found,
         rates=stored.rates,
-        cores=stored.cores,
-        l1_bytes=stored.l1_bytes,
-        l2_bytes=stored.l2_bytes,
-        l3_bytes=stored.l3_bytes,
+        cores=meant.cores,
+        l1_bytes=meant.l1_bytes,
+        l2_bytes=meant.l2_bytes,
+        l3_bytes=meant.l3_bytes,
     )
 
 

@@ -98,3 +98,13 @@ def test_caches_of_the_cpu_that_measured() -> None:
     assert (there.cores, there.l1_bytes, there.l2_bytes, there.l3_bytes) == sizes
     assert profile("x86-64-v3", measured_on="another CPU") == profile("x86-64-v3")
     assert there.rates == stored.rates
+
+
+def test_caches_of_a_cpu_that_another_target_was_measured_on() -> None:
+    described = [profiles.find(name, profile(name).features) for name in ("x86-64-v3", "x86-64-v4")]
+    for cpu in filter(None, described):
+        level = profile("x86-64-v2", measured_on=cpu.rates.source)
+        sizes = (cpu.cores, cpu.l1_bytes, cpu.l2_bytes, cpu.l3_bytes)
+        assert (level.cores, level.l1_bytes, level.l2_bytes, level.l3_bytes) == sizes
+        assert level.rates == profile("x86-64-v2").rates  # as the compiler sees the target there
+    assert len({cpu.rates.source for cpu in described if cpu}) == 2

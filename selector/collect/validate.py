@@ -222,8 +222,8 @@ def _rebuild(
 ) -> tuple[int, list[Finding]]:
     """Number of rows whose kernels were built, and what came out differently.
 
-    A Winograd kernel also depends on the sizes of the caches: those of the CPU that measured, where the target's stored
-    profile is of it, else this machine's, so that rows of another one may differ for that alone.
+    A kernel also depends on the sizes of the caches: those of the CPU that measured, where a stored profile is of it,
+    else this machine's, so that rows of another one may differ for that alone.
     """
     measured = frame.filter(pl.col("int8_code").is_not_null() & pl.col("int16_code").is_not_null())
     chosen: list[str] = []

@@ -80,8 +80,8 @@ def machine(target: TargetProfile) -> Machine:
 
 
 def _assumed_gmacs(row: dot.Dot) -> float:
-    """10^9 multiply-accumulates a second of a row without a known rate: two ports, or x86's four below 512 bits."""
-    return row.rate() * (4 if row.arch == "x86_64" and row.lanes <= 8 else 2) * _CLOCK
+    """10^9 multiply-accumulates a second of a row without a known rate: two ports, or as x86's models have it."""
+    return row.rate() * (row.issue if row.arch == "x86_64" else 2) * _CLOCK
 
 
 class Side(NamedTuple):

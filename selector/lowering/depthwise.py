@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 
@@ -143,9 +144,7 @@ class _Depthwise:
         self.epilogue.bind(list(constants))
         self.data, self.out = data, out
         work, plan = self.work, self.plan
-        row_groups = math.ceil(work.out_height / plan.out_rows)
-        tasks = work.batch * row_groups
-        share = math.ceil(tasks / work.threads)
+        row_groups, tasks, share = self._division()
 
         def task(index: Expr) -> None:
             scratch = T.alloc_buffer((plan.groups * self.width * self.chunk * self.row.depth,), self.row.data_dtype)
@@ -159,6 +158,21 @@ class _Depthwise:
             loop(share, rows)
 
         outermost(math.ceil(tasks / share), task, threads=work.threads, lanes=self.row.lanes)
+
+    def _division(self) -> tuple[int, int, int]:
+        """(bands of rows of an image, bands of all images, bands of a thread)."""
+        bands = math.ceil(self.work.out_height / self.plan.out_rows)
+        tasks = self.work.batch * bands
+        return bands, tasks, math.ceil(tasks / self.work.threads)
+
+    def _contested_rows(self) -> int:
+        """Rows in which an image's last band overlaps the one before, if they are another thread's.
+
+        The last band does not store them: two threads that write the same cache lines at the same time take turns.
+        """
+        bands, tasks, share = self._division()
+        contested = any(last % share == 0 for last in range(bands - 1, tasks, bands)) and share < tasks
+        return bands * self.plan.out_rows - self.work.out_height if contested else 0
 
     def _chunk_rows(self, image: Expr, first: Expr, index: Expr, scratch: Expr) -> None:
         channel = T.Bind(T.min(index * self.chunk + T.int32(0), self.work.out_channels - self.chunk))
@@ -309,17 +323,26 @@ class _Depthwise:
                 bias = self.epilogue.start((position + i % vectors) * lanes)
                 total[i] = bias if acc == 0 else const(0, "int32", lanes)
         self._products(accumulators, first_column, width, position, chunk_offset, scratch)
-        for i in range(width):
-            for g in range(plan.out_rows):
-                slots = [(i * plan.out_rows + g) * vectors + j for j in range(vectors)]
-                index = (out_row + g * work.out_width + first_column + i) * work.out_channels + channel
-                self.epilogue.emit(
-                    [accumulators[0][slot] for slot in slots],
-                    position * lanes,
-                    self.out,
-                    index,
-                    [accumulators[1][slot] for slot in slots] if self.operands.has_term2 else None,
-                )
+
+        def put(i: int, g: int) -> None:
+            slots = [(i * plan.out_rows + g) * vectors + j for j in range(vectors)]
+            index = (out_row + g * work.out_width + first_column + i) * work.out_channels + channel
+            self.epilogue.emit(
+                [accumulators[0][slot] for slot in slots],
+                position * lanes,
+                self.out,
+                index,
+                [accumulators[1][slot] for slot in slots] if self.operands.has_term2 else None,
+            )
+
+        contested = self._contested_rows()
+        if contested:
+            row = out_row // work.out_width % work.out_height
+            with branch(row < work.out_height - plan.out_rows):
+                for i, g in product(range(width), range(contested)):
+                    put(i, g)
+        for i, g in product(range(width), range(contested, plan.out_rows)):
+            put(i, g)
 
     def _products(
         self,

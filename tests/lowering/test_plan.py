@@ -12,7 +12,7 @@ import pytest
 from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from selector.lowering import LOWERINGS, build, scheme, winograd
+from selector.lowering import LOWERINGS, build, dot, scheme, winograd
 from selector.lowering import plan as plans
 from selector.lowering.depthwise_layout import Layout
 from selector.lowering.plan import employed, plan
@@ -97,6 +97,36 @@ def test_no_thread_has_much_more_to_do(work: ConvWorkload, lowering: str) -> Non
     script = build(case.workload, case.constants, profile, lowering).func.script()
     (extent,) = map(int, re.findall(r"T\.parallel\((\d+)\)", script))
     assert extent % work.threads == 0
+
+
+@pytest.mark.parametrize(
+    ("batch", "height", "threads", "guarded"),
+    [
+        (1, 7, 2, True),  # bands of four rows, three of them the second's own
+        (1, 7, 1, False),  # one thread stores a row twice, and nobody waits
+        (1, 8, 2, False),
+        (1, 15, 2, False),  # the last two bands of four are one thread's
+        (1, 14, 4, True),
+        (2, 7, 2, False),  # an image each
+        (3, 7, 2, True),  # the second image's bands are of both
+    ],
+)
+def test_threads_do_not_store_the_same_rows(
+    batch: int, height: int, threads: int, guarded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "WORTH_WAKING", 0)
+    work = replace(
+        depthwise(3, channels=16), batch=batch, in_height=height, in_width=5, padding=(1, 1, 1, 1), threads=threads
+    )
+    profile = execute.profile("x86-64-v2")
+    case = make_case(work, weights="full")
+    kernel = build(case.workload, case.constants, profile, "int16")
+    assert Layout.of(work, dot.candidates(profile, "int16", 1)[0], profile, term2=False).plan.out_rows == 4
+    guards = re.findall(rf"if .*// 5 % {height} < {height - 4}:", kernel.func.script())
+    assert bool(guards) == guarded
+    if "x86-64-v2" in execute.HERE:
+        found = execute.run(execute.compile_kernels([kernel], "x86-64-v2"), 0, kernel, case)
+        np.testing.assert_array_equal(found, convolve(case.workload, case.constants, case.data), strict=True)
 
 
 @pytest.mark.parametrize(

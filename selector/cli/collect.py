@@ -114,6 +114,7 @@ def collect(
     if active and not (paths or architectures or samples or plan):
         samples = _POOL * count
     links = parse_links(rpc, rpc_server, key, linker)
+    from selector import cpuinfo
     from selector.collect import campaign
     from selector.collect.journal import StoreFull
     from selector.collect.protocol import Rules
@@ -141,7 +142,8 @@ def collect(
         with Store.open(into) as store, _terminable():
             finished: set[str] = set()
             if not again:
-                finished = store.finished(("ok", "noisy")) if retry_errors else store.finished()
+                cpu = None if remote else cpuinfo.model()
+                finished = store.finished(("ok", "noisy"), cpu) if retry_errors else store.finished(cpu=cpu)
             tasks = pending(candidates, targets, finished, model, count)
             if remote:
                 tasks = [replace(task, links=remote.links[task.target_name]) for task in tasks]

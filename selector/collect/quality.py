@@ -49,7 +49,9 @@ class Agreement:
 
 
 def diff(first: pl.DataFrame, second: pl.DataFrame) -> Agreement:
-    """Agreement of the latest good rows of two datasets, by target and kind, by target, and over all (named ``all``).
+    """Agreement of the latest good rows of two datasets, whatever CPU they are of.
+
+    By target and kind, by target, and over all (named ``all``).
 
     Columns of ``groups``: ``pairs``; ``decided``, those of them whose |log2 ratio| in the first run is above DECIDED;
     ``winner_agreement``, the share of the decided whose winner is the same in the second run (null: none is decided);
@@ -57,8 +59,9 @@ def diff(first: pl.DataFrame, second: pl.DataFrame) -> Agreement:
     exceed; ``median_difference`` and ``worst_difference`` of the log2 ratios, absolute.
     """
     columns = ["key", "target", "kind"]
-    ours = latest(first).select(*columns, pl.col("log2_ratio").alias("first"))
-    theirs = latest(second).select("key", pl.col("log2_ratio").alias("second"))
+    ours, theirs = (latest(frame).unique("key", keep="last", maintain_order=True) for frame in (first, second))
+    ours = ours.select(*columns, pl.col("log2_ratio").alias("first"))
+    theirs = theirs.select("key", pl.col("log2_ratio").alias("second"))
     pairs = ours.join(theirs, on="key").with_columns((pl.col("first") - pl.col("second")).abs().alias("difference"))
     by_target = pairs.with_columns(pl.lit(_ALL).alias("kind"))
     over_all = by_target.with_columns(pl.lit(_ALL).alias("target"))

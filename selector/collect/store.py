@@ -93,11 +93,15 @@ class Store:
                 parts.write_parts(self.folder, table)
                 self._journal.remove(table["id"].to_pylist())
 
-    def finished(self, statuses: Container[Status] = _STATUSES) -> set[str]:
-        """Keys whose latest row has one of the statuses; by default any: a noisy row is one that was given up."""
-        table = _load(self.folder, ["key", "status", "timestamp"])
-        rows = sorted(zip(*(table[name].to_pylist() for name in ("timestamp", "key", "status")), strict=True))
-        latest = {key: status for _, key, status in rows}
+    def finished(self, statuses: Container[Status] = _STATUSES, cpu: str | None = None) -> set[str]:
+        """Keys whose latest row has one of the statuses; by default any: a noisy row is one that was given up.
+
+        ``cpu``: model name of the one whose rows count; None: those of all.
+        """
+        table = _load(self.folder, ["key", "status", "timestamp", "cpu"])
+        columns = (table[name].to_pylist() for name in ("timestamp", "key", "status", "cpu"))
+        rows = sorted(row for row in zip(*columns, strict=True) if cpu in (None, row[-1]))
+        latest = {key: status for _, key, status, _ in rows}
         return {key for key, status in latest.items() if status in statuses}
 
     def rows(self) -> polars.DataFrame:
@@ -132,11 +136,11 @@ def measurements(folder: Path | str) -> list[Measurement]:
 
 
 def latest(frame: polars.DataFrame) -> polars.DataFrame:
-    """The row to use of every key: the latest that is ``ok`` and not emulated.  Repetitions before it are left out."""
+    """The row to use of every key and CPU: the latest that is ``ok`` and not emulated, of repetitions of it."""
     import polars as pl
 
     usable = frame.filter((pl.col("status") == "ok") & ~pl.col("emulated"))
-    return usable.sort("timestamp", maintain_order=True).unique("key", keep="last", maintain_order=True)
+    return usable.sort("timestamp", maintain_order=True).unique(["key", "cpu"], keep="last", maintain_order=True)
 
 
 def compact(folder: Path | str) -> int:
@@ -163,7 +167,7 @@ class Merged:
 
     added: int  # rows
     duplicates: int  # rows that were there already, by id
-    repeated: int  # added rows whose key was there already: kept, as repetitions
+    repeated: int  # added rows whose key was there already for their CPU: kept, as repetitions
 
 
 def merge(sources: Sequence[Path | str], into: Path | str) -> Merged:
@@ -173,15 +177,20 @@ def merge(sources: Sequence[Path | str], into: Path | str) -> Merged:
     """
     tables = [_load(existing_folder(Path(source))) for source in sources]
     with Store.open(into) as store:
-        there = _load(store.folder, ["key"])
-        known, keys = (set(there[name].to_pylist()) for name in ("id", "key"))
+        there = _load(store.folder, ["key", "cpu"])
+        known, keys = set(there["id"].to_pylist()), _keys(there)
         given = pa.concat_tables([SCHEMA.empty_table(), *tables])
         unique = parts.drop_duplicates(given)
         new = unique.filter(pa.array([row not in known for row in unique["id"].to_pylist()], pa.bool_()))
         with clear_errors(store.folder):
             parts.write_parts(store.folder, _oldest_first(new))
-    fresh = set(new["key"].to_pylist()) - keys
+    fresh = _keys(new) - keys
     return Merged(added=len(new), duplicates=len(given) - len(new), repeated=len(new) - len(fresh))
+
+
+def _keys(table: pa.Table) -> set[tuple[str, str]]:
+    """What was measured, and on which CPU."""
+    return set(zip(table["key"].to_pylist(), table["cpu"].to_pylist(), strict=True))
 
 
 def _load(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import product
 
 import numpy as np
 
@@ -146,14 +145,21 @@ class _Depthwise:
         work, plan = self.work, self.plan
         row_groups, tasks, share = self._division()
 
+        chunks = math.ceil(work.out_channels / self.chunk)
+
         def task(index: Expr) -> None:
+            # Each thread begins with other channels where rows are contested.
+            start = index * (chunks // work.threads) if self._contested else None
             scratch = T.alloc_buffer((plan.groups * self.width * self.chunk * self.row.depth,), self.row.data_dtype)
 
             def rows(i: Expr) -> None:
                 unit = T.min(index * share + i, tasks - 1)
                 image = T.Bind(unit // row_groups + T.int32(0))
                 first = T.Bind(T.min(unit % row_groups * plan.out_rows, work.out_height - plan.out_rows) + T.int32(0))
-                loop(math.ceil(work.out_channels / self.chunk), lambda c: self._chunk_rows(image, first, c, scratch))
+                loop(
+                    chunks,
+                    lambda c: self._chunk_rows(image, first, c if start is None else (c + start) % chunks, scratch),
+                )
 
             loop(share, rows)
 
@@ -165,14 +171,15 @@ class _Depthwise:
         tasks = self.work.batch * bands
         return bands, tasks, math.ceil(tasks / self.work.threads)
 
-    def _contested_rows(self) -> int:
-        """Rows in which an image's last band overlaps the one before, if they are another thread's.
+    @property
+    def _contested(self) -> bool:
+        """Whether two threads compute the rows in which an image's last band overlaps the one before.
 
-        The last band does not store them: two threads that write the same cache lines at the same time take turns.
+        Both store them.  To the same cache lines at the same time they would take turns.
         """
         bands, tasks, share = self._division()
-        contested = any(last % share == 0 for last in range(bands - 1, tasks, bands)) and share < tasks
-        return bands * self.plan.out_rows - self.work.out_height if contested else 0
+        overlapping = bands * self.plan.out_rows > self.work.out_height
+        return overlapping and share < tasks and any(last % share == 0 for last in range(bands - 1, tasks, bands))
 
     def _chunk_rows(self, image: Expr, first: Expr, index: Expr, scratch: Expr) -> None:
         channel = T.Bind(T.min(index * self.chunk + T.int32(0), self.work.out_channels - self.chunk))
@@ -324,25 +331,17 @@ class _Depthwise:
                 total[i] = bias if acc == 0 else const(0, "int32", lanes)
         self._products(accumulators, first_column, width, position, chunk_offset, scratch)
 
-        def put(i: int, g: int) -> None:
-            slots = [(i * plan.out_rows + g) * vectors + j for j in range(vectors)]
-            index = (out_row + g * work.out_width + first_column + i) * work.out_channels + channel
-            self.epilogue.emit(
-                [accumulators[0][slot] for slot in slots],
-                position * lanes,
-                self.out,
-                index,
-                [accumulators[1][slot] for slot in slots] if self.operands.has_term2 else None,
-            )
-
-        contested = self._contested_rows()
-        if contested:
-            row = out_row // work.out_width % work.out_height
-            with branch(row < work.out_height - plan.out_rows):
-                for i, g in product(range(width), range(contested)):
-                    put(i, g)
-        for i, g in product(range(width), range(contested, plan.out_rows)):
-            put(i, g)
+        for i in range(width):
+            for g in range(plan.out_rows):
+                slots = [(i * plan.out_rows + g) * vectors + j for j in range(vectors)]
+                index = (out_row + g * work.out_width + first_column + i) * work.out_channels + channel
+                self.epilogue.emit(
+                    [accumulators[0][slot] for slot in slots],
+                    position * lanes,
+                    self.out,
+                    index,
+                    [accumulators[1][slot] for slot in slots] if self.operands.has_term2 else None,
+                )
 
     def _products(
         self,

@@ -89,6 +89,19 @@ def test_latest_takes_good_rows_alone() -> None:
     assert latest(frame)["id"].to_list() == ["measured", "new"]
 
 
+def test_rows_of_another_cpu_are_no_repetitions(tmp_path: Path) -> None:
+    there = dataclasses.replace(HOST, cpu="another CPU")
+    rows = [measured(id="here", timestamp=1.0), measured(id="there", timestamp=2.0, host=there)]
+    with Store.open(tmp_path / "here") as dataset:
+        dataset.add(rows[0])
+        assert dataset.finished(cpu=HOST.cpu) == {rows[0].key}
+        assert dataset.finished(cpu="another CPU") == set()
+    with Store.open(tmp_path / "there") as dataset:
+        dataset.add(rows[1])
+    assert merge([tmp_path / "there"], tmp_path / "here").repeated == 0
+    assert latest(read(tmp_path / "here"))["id"].to_list() == ["here", "there"]
+
+
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     rng = random.Random(0)
     kept: list[str] = []

@@ -212,11 +212,9 @@ def _check_known(name: str, triple: str) -> None:
 def _with_stored(found: TargetProfile, stored: StoredProfile, measured_on: str | None) -> TargetProfile:
     level = found.name in LEVELS
     here = (level or found.name == codegen.llvm_get_system_cpu()) and found.arch == host_architecture()
-    meant = None if here and stored.rates.source != measured_on else stored
+    meant: TargetProfile | StoredProfile = found if here and stored.rates.source != measured_on else stored
     if level and measured_on is not None:
         meant = profiles.of_cpu(measured_on) or meant
-    if meant is None:
-        return replace(found, rates=stored.rates)
     return replace(
         found,
         rates=stored.rates,

@@ -20,7 +20,6 @@ from selector.lowering.reference import convolve
 from selector.workload import ConvWorkload, QuantDType
 from tests.lowering import execute
 from tests.lowering.cases import Case, cases, depthwise, make_case
-from tests.lowering.execute import FOREIGN
 
 TARGETS = ("native", "x86-64-v2", "cascadelake", "cortex-a72", "neoverse-n1")
 
@@ -189,7 +188,9 @@ def test_large_weights_of_few_pixels_stay_bytes(target: str, work: dict[str, Any
     assert plan(layer, profile, "int16").row.weight_dtype == dtype
 
 
-@pytest.mark.parametrize("target", [name for name in execute.HERE if name in ("x86-64-v2", "x86-64-v3", *FOREIGN)])
+@pytest.mark.parametrize(
+    "target", [name for name in execute.HERE if name in ("x86-64-v2", "x86-64-v3", *execute.FOREIGN)]
+)
 @pytest.mark.parametrize(("dtype", "zero_point"), [("int8", 0), ("uint8", 128)])
 def test_weights_that_stay_bytes_are_exact(target: str, dtype: QuantDType, zero_point: int) -> None:
     profile = replace(execute.profile(target), l1_bytes=512, l2_bytes=1024, l3_bytes=4096)

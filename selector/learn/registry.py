@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ class Version:
 
     number: int
     aliases: tuple[str, ...]
-    run_id: str
+    run_id: str | None  # None: registered without one, or the run is gone
     created: float  # seconds since 1970, UTC
     tags: dict[str, str]
     parameters: dict[str, str]
@@ -129,21 +130,27 @@ def download(version: Version, folder: Path) -> Path:
 def promote(candidate: Version, *, force: bool = False, reason: str = "") -> list[Comparison]:
     """Make a version the champion; the comparison that it passed, or was forced past.
 
-    Raises NotPromoted where it is worse than the champion (without one: than the best baseline) and not forced.
+    Raises NotPromoted where it is worse than the champion (without one: than the best baseline), or was held out from
+    nothing that tells, and not forced.
     """
     champion = next((version for version in versions() if CHAMPION in version.aliases), None)
     if champion is not None and champion.number == candidate.number:
         return []
     results = compare(candidate, champion)
     worse = [result for result in results if result.worse]
+    against = "the best baseline" if champion is None else f"the champion, version {champion.number}"
     if worse and not force:
         lost = "; ".join(f"{item.what}: {item.candidate:.4f}, not {item.reference:.4f}" for item in worse)
-        against = "the best baseline" if champion is None else f"the champion, version {champion.number}"
         raise NotPromoted(f"version {candidate.number} is worse than {against}: {lost}")
+    if not results and not force:
+        raise NotPromoted(
+            f"nothing compares version {candidate.number} with {against}: their runs in MLflow have no metrics of the "
+            "same held-out networks or targets"
+        )
     with quiet():
         client = connect()
         number = str(candidate.number)
-        if worse:
+        if worse or not results:
             client.set_model_version_tag(MODEL, number, "forced", reason)
         if champion is not None:
             client.set_model_version_tag(MODEL, number, "succeeds", str(champion.number))
@@ -152,13 +159,18 @@ def promote(candidate: Version, *, force: bool = False, reason: str = "") -> lis
 
 
 def _version(client: mlflow.MlflowClient, found: ModelVersion) -> Version:
-    run = client.get_run(found.run_id)
+    from mlflow.exceptions import MlflowException
+
+    data = None
+    if found.run_id:  # not what someone registered by hand, from a folder
+        with suppress(MlflowException):
+            data = client.get_run(found.run_id).data
     return Version(
         number=int(found.version),
         aliases=tuple(sorted(found.aliases)),
-        run_id=found.run_id,
+        run_id=found.run_id if data else None,
         created=found.creation_timestamp / 1e3,
         tags=dict(found.tags),
-        parameters=dict(run.data.params),
-        metrics=dict(run.data.metrics),
+        parameters=dict(data.params) if data else {},
+        metrics=dict(data.metrics) if data else {},
     )

@@ -99,11 +99,14 @@ def versions_table(versions: Sequence[Version]) -> Table:
 
 def version_tables(version: Version) -> list[Table]:
     """Parameters and tags of a version, and the mean efficiency of each policy beside it."""
-    facts = Table(title=f"version {version.number}, run {version.run_id}", title_justify="left", show_header=False)
+    facts = Table(title=f"version {version.number}", title_justify="left", show_header=False)
+    facts.add_row("run", version.run_id or "none")
     for name, value in sorted((version.parameters | version.tags).items()):
         facts.add_row(name, value)
-    scores = Table(title="mean efficiency where held out", title_justify="left")
     protocols = [protocol for protocol in (*PROTOCOLS, "shape") if version.mean(protocol) is not None]
+    if not protocols:
+        return [facts]
+    scores = Table(title="mean efficiency where held out", title_justify="left")
     for heading in ("policy", *protocols):
         scores.add_column(heading, justify="left" if heading == "policy" else "right")
     for policy in (LEARNED, TREES, *baselines.NAMES):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -155,6 +156,29 @@ def test_promote_export_reproduce_and_evaluate(trained: dict[str, Any], store: P
     by_alias = selector_command("evaluate", "more", "--model", "champion", "--policy", "rule", "--json").json()
     assert set(by_alias["policies"]) == {"learned", "rule"}
     assert not by_alias["trained_on"]
+
+
+def test_a_version_without_a_run_is_listed_and_not_promoted(
+    store: Path, tmp_path: Path, selector_command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from selector.learn.tracking import MODEL, connect, quiet
+
+    copy = tmp_path / "mlflow.db"
+    shutil.copy(store / "mlflow.db", copy)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copy}")
+    with quiet():
+        number = connect().create_model_version(MODEL, str(tmp_path / "by hand")).version
+    listed = selector_command("models", "list", "--json").json()["models"][0]
+    assert (listed["number"], listed["run_id"], listed["metrics"]) == (int(number), None, {})
+    shown = selector_command("models", "show", number).out
+    assert shown.split()[:2] == ["version", str(number)]
+    assert "none" in shown
+    refused = selector_command("models", "promote", number)
+    assert refused.code == 1
+    assert f"nothing compares version {number} with" in refused.err
+    selector_command("models", "promote", number, "--force", "--reason", "a test", "--json").json()
+    with quiet():
+        assert connect().get_model_version_by_alias(MODEL, "champion").tags["forced"] == "a test"
 
 
 def test_added_folders_are_trained_on(store: Path, selector_command: Run) -> None:

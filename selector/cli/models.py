@@ -98,12 +98,12 @@ def reproduce(
 @common.command
 def promote(
     name: Name = "candidate",
-    force: Annotated[bool, typer.Option("--force", help="Promote it even if it is worse; needs --reason.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Promote it all the same; needs --reason.")] = False,
     reason: Annotated[str, typer.Option(help="Why; recorded with the version.")] = "",
     as_json: common.AsJson = False,
     debug: common.Debug = False,
 ) -> None:
-    """Make a version the champion, unless it is worse than the present one on held-out networks or targets."""
+    """Make a version the champion, unless it is worse than the present one, or not comparable, where held out."""
     require_packages()
     from selector.learn import registry
 

@@ -21,7 +21,7 @@ TOLERANCE = 0.001  # of a mean efficiency: what another seed changes
 
 
 class NotPromoted(RuntimeError):
-    """The candidate is worse than the champion; the message says where."""
+    """The candidate is worse than the champion, or cannot be compared with it; the message says where and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Version:
 
     number: int
     aliases: tuple[str, ...]
-    run_id: str | None  # None: registered without one, or the run is gone
+    run_id: str | None  # None: registered by hand, without one
     created: float  # seconds since 1970, UTC
     tags: dict[str, str]
     parameters: dict[str, str]
@@ -130,27 +130,29 @@ def download(version: Version, folder: Path) -> Path:
 def promote(candidate: Version, *, force: bool = False, reason: str = "") -> list[Comparison]:
     """Make a version the champion; the comparison that it passed, or was forced past.
 
-    Raises NotPromoted where it is worse than the champion (without one: than the best baseline), or was held out from
-    nothing that tells, and not forced.
+    Raises NotPromoted where it is worse than the champion (without one: than the best baseline), or cannot be compared
+    with it, and not forced.
     """
     champion = next((version for version in versions() if CHAMPION in version.aliases), None)
     if champion is not None and champion.number == candidate.number:
         return []
     results = compare(candidate, champion)
-    worse = [result for result in results if result.worse]
     against = "the best baseline" if champion is None else f"the champion, version {champion.number}"
-    if worse and not force:
-        lost = "; ".join(f"{item.what}: {item.candidate:.4f}, not {item.reference:.4f}" for item in worse)
-        raise NotPromoted(f"version {candidate.number} is worse than {against}: {lost}")
-    if not results and not force:
-        raise NotPromoted(
+    objection = ""
+    if not results:
+        objection = (
             f"nothing compares version {candidate.number} with {against}: their runs in MLflow have no metrics of the "
             "same held-out networks or targets"
         )
+    elif worse := [result for result in results if result.worse]:
+        lost = "; ".join(f"{item.what}: {item.candidate:.4f}, not {item.reference:.4f}" for item in worse)
+        objection = f"version {candidate.number} is worse than {against}: {lost}"
+    if objection and not force:
+        raise NotPromoted(objection)
     with quiet():
         client = connect()
         number = str(candidate.number)
-        if worse or not results:
+        if objection:
             client.set_model_version_tag(MODEL, number, "forced", reason)
         if champion is not None:
             client.set_model_version_tag(MODEL, number, "succeeds", str(champion.number))
@@ -159,18 +161,19 @@ def promote(candidate: Version, *, force: bool = False, reason: str = "") -> lis
 
 
 def _version(client: mlflow.MlflowClient, found: ModelVersion) -> Version:
+    from mlflow.entities import RunData
     from mlflow.exceptions import MlflowException
 
-    data = None
-    if found.run_id:  # not what someone registered by hand, from a folder
-        with suppress(MlflowException):
+    data = RunData()
+    if found.run_id:
+        with suppress(MlflowException):  # the run is gone
             data = client.get_run(found.run_id).data
     return Version(
         number=int(found.version),
         aliases=tuple(sorted(found.aliases)),
-        run_id=found.run_id if data else None,
+        run_id=found.run_id or None,
         created=found.creation_timestamp / 1e3,
         tags=dict(found.tags),
-        parameters=dict(data.params) if data else {},
-        metrics=dict(data.metrics) if data else {},
+        parameters=dict(data.params),
+        metrics=dict(data.metrics),
     )

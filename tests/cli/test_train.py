@@ -158,8 +158,9 @@ def test_promote_export_reproduce_and_evaluate(trained: dict[str, Any], store: P
     assert not by_alias["trained_on"]
 
 
+@pytest.mark.parametrize("run", [None, "f" * 32], ids=["none", "gone"])
 def test_a_version_without_a_run_is_listed_and_not_promoted(
-    store: Path, tmp_path: Path, selector_command: Run, monkeypatch: pytest.MonkeyPatch
+    run: str | None, store: Path, tmp_path: Path, selector_command: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from selector.learn.tracking import MODEL, connect, quiet
 
@@ -167,12 +168,12 @@ def test_a_version_without_a_run_is_listed_and_not_promoted(
     shutil.copy(store / "mlflow.db", copy)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copy}")
     with quiet():
-        number = connect().create_model_version(MODEL, str(tmp_path / "by hand")).version
+        number = connect().create_model_version(MODEL, str(tmp_path / "by hand"), run_id=run).version
     listed = selector_command("models", "list", "--json").json()["models"][0]
-    assert (listed["number"], listed["run_id"], listed["metrics"]) == (int(number), None, {})
+    assert (listed["number"], listed["run_id"], listed["metrics"]) == (int(number), run, {})
     shown = selector_command("models", "show", number).out
     assert shown.split()[:2] == ["version", str(number)]
-    assert "none" in shown
+    assert (run or "none") in shown
     refused = selector_command("models", "promote", number)
     assert refused.code == 1
     assert f"nothing compares version {number} with" in refused.err

@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 from selector.lowering import dot
 from selector.lowering.plan import Plan, plan
+from selector.lowering.tiling import WIDENING_UOPS
 from selector.target import TargetProfile
 from selector.workload import ConvWorkload
 
 _CLOCK = 2.5  # GHz, and the rest of a CPU of which no rates are known
 _CALL_SECONDS, _WAKE_SECONDS = 0.3e-6, 2e-6  # of a call, and of waking other threads: what no lowering can save
-_WIDENING_UOPS = 2  # of a vector of weights: unpack and shift
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def _widening_cycles(made: Plan, target: TargetProfile) -> float:
     row = made.row
     if row.weight_dtype == row.data_dtype or row.arch != "x86_64" or target.has("sse4.1"):
         return 0.0
-    return made.macs / (row.lanes * row.depth * made.pixels) * _WIDENING_UOPS / row.issue
+    return made.macs / (row.lanes * row.depth * made.pixels) * WIDENING_UOPS / row.issue
 
 
 def weight_class(workload: ConvWorkload) -> int:

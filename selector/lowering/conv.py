@@ -42,6 +42,7 @@ from selector.workload import ConvConstants, ConvWorkload
 
 NAME = "direct"
 MAX_DOT_GROUPS = 4  # vectors of each operand that a step may take
+_SHORT = 32  # channels of a run whose loop LLVM unrolls
 _SUMS = 8  # lanes that sum the data for Term2
 
 
@@ -86,7 +87,9 @@ class _Direct:
         runs = reduction_runs(operands.weight, merged=merges(workload))
         self.run_shape = (workload.kernel_height, runs.shape[1] // workload.kernel_height)
         self.run_length = runs.shape[2]
-        _, self.steps = reduction(workload, row)
+        runs_of_pixel, self.steps = reduction(workload, row)
+        # Kernels of many short runs spend as much on where these start as on products.
+        self.short_runs = not merges(workload) and runs_of_pixel > 1 and self.run_length <= _SHORT
         self.tile = choose_tile(workload, row, target)
         self.block = self.tile.vectors * row.lanes
         order = channel_order(self.tile.vectors, row.lanes, workload, target)
@@ -188,9 +191,12 @@ class _Direct:
         """Lines of output pixels that tiles do not cross, and pixels of a line.
 
         Wide rows are lines of their own, whose pixels are equally far apart; narrow ones would waste too much of their
-        last tile and form one line, at the price of an address for every pixel.
+        last tile and form one line, at the price of an address for every pixel.  In short runs that price is high, and
+        tiles three quarters full are the better choice.
         """
-        if self.work.out_width >= 4 * self.tile.pixels:
+        across, pixels = self.work.out_width, self.tile.pixels
+        full_enough = self.short_runs and across > 1 and across / math.ceil(across / pixels) >= 3 / 4 * pixels
+        if across >= 4 * pixels or full_enough:
             return self.tile.rows, self.work.out_width
         return 1, self.tile.rows * self.work.out_width
 
@@ -202,6 +208,14 @@ class _Direct:
         if self._lines()[1] == across:
             return [self._offset(line, column) + self._offset(0, i) for i in range(width)]
         return [self._offset((column + i) // across, (column + i) % across) for i in range(width)]
+
+    def _address(self, index: Expr) -> Expr:
+        """The index, in short runs as int64.
+
+        Of int32 LLVM computes those of a step in vectors, takes them out one by one and keeps accumulators on the stack
+        for want of registers: int64 takes .43 to .9 of the time where groups have 8 or 16 channels.
+        """
+        return cast(index, "int64", 1) if self.short_runs else index
 
     def _offset(self, row: Expr, column: Expr) -> Expr:
         """Where the window of the band's output pixel (row, column) starts, from the band's start."""
@@ -225,7 +239,7 @@ class _Direct:
             bias = self.epilogue.start(block * self.block + j * row.lanes)
             for i in range(width):
                 tile[i, j] = bias
-        offsets = [T.Bind(data_base + offset) for offset in self._offsets(line, column, width)]
+        offsets = [T.Bind(self._address(data_base + offset)) for offset in self._offsets(line, column, width)]
         first = T.Bind(line * self._lines()[1] + column)
 
         def run(kernel_row: Expr, kernel_column: Expr) -> None:
@@ -235,7 +249,8 @@ class _Direct:
             weights = weight_base + run_index * (self.steps * tile.step_weights)
 
             def step(k: Expr) -> None:
-                starts = [offset + shift + k * row.step for offset in offsets]
+                ahead = k * row.step
+                starts = [offset + self._address(shift) + self._address(ahead) for offset in offsets]
                 tile.step(self.source, starts, self.weight, weights + k * tile.step_weights)
 
             reduce(row, self.steps, step)

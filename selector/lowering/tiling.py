@@ -99,26 +99,30 @@ _FAR = {4: (16, 6), 2: (8, 6)}
 def far_pace(weight_bytes: float, row: Dot, target: TargetProfile) -> int:
     """Bytes a cycle at which a core reads so many bytes of weights, more than its L2 holds beside its data."""
     from_l3, from_memory = _FAR[row.issue]
-    # a core has its part of L3 only
-    return from_l3 if weight_bytes <= (target.l3_bytes or target.l2_bytes) / 4 else from_memory
+    # a core has its part of L3 only: of 32 MB less than 8 (Zen 3)
+    return from_l3 if weight_bytes <= (target.l3_bytes or target.l2_bytes) / 5 else from_memory
+
+
+WIDENING_UOPS = 4  # instructions before SSE4.1 that widen a vector of weights, beyond those that load one of words
 
 
 def compress(workload: ConvWorkload, row: Dot, target: TargetProfile) -> Dot:
     """The row, its weights in bytes if they are read and widened in less time than words are read.
 
     So it is where few pixels share many weights: 1×1×1×1280 -> 1000 takes .23 to .49 of the time with vectors of 256
-    and 512 bits, .80 with those of 128, where 2.6 MB as words miss L2 (Emerald Rapids).  Before SSE4.1 widening takes
-    as long as it saves.
+    and 512 bits, .80 with those of 128, where 2.6 MB as words miss L2 (Emerald Rapids).  Before SSE4.1, which widens
+    with one instruction, it is worth while only where words come from memory: 9216 -> 4096 takes .71 of the time.
     """
     work = flatten(workload)
-    if not target.has("sse4.1") or work.batch * work.out_height * work.out_width > _FEW_PIXELS:
+    if row.arch != "x86_64" or work.batch * work.out_height * work.out_width > _FEW_PIXELS:
         return row
     tile = choose_tile(work, row, target)
     runs, steps = reduction(work, row)
     vectors = work.groups * math.ceil(work.group_out_channels / (tile.vectors * row.lanes)) * tile.vectors
     vectors *= runs * steps
     bands = work.batch * math.ceil(work.out_height / tile.rows)
-    widening = vectors * bands * math.ceil(tile.rows * work.out_width / tile.pixels) / row.issue
+    uops = 1 if target.has("sse4.1") else WIDENING_UOPS
+    widening = uops * vectors * bands * math.ceil(tile.rows * work.out_width / tile.pixels) / row.issue
 
     def cycles(computing: float, weight_bytes: float) -> float:
         own = weight_bytes / tile.channel_tasks

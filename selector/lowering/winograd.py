@@ -56,10 +56,11 @@ def cost(scheme: Scheme, workload: ConvWorkload, row: Dot, target: TargetProfile
     tiles = math.prod(scheme.tiles(workload))
     depth_steps = workload.in_channels / row.step
     split = scheme.split(workload)
-    products = tiles * split.products * depth_steps * workload.out_channels / row.lanes * row.uops / row.issue
+    out_vectors = math.ceil(workload.out_channels / row.lanes)
+    products = tiles * split.products * depth_steps * out_vectors * row.uops / row.issue
     transforms = tiles * (
         math.ceil(workload.in_channels / transform_lanes(workload, target)) * split.parts * scheme.data_ops * _INTO
-        + math.ceil(workload.out_channels / row.lanes) * scheme.inverse_ops * _BACK
+        + out_vectors * scheme.inverse_ops * _BACK
     )
     shares, _ = partition(scheme, workload, target)
     weight_bytes = split.products * workload.in_channels * workload.out_channels * 2

@@ -77,6 +77,11 @@ def _pointwise(rng: np.random.Generator) -> _Geometry:
     return _Geometry(_channels(rng, 8, 1536), _channels(rng, 8, 1536), (1, 1), (stride, stride))
 
 
+def _fully_connected(rng: np.random.Generator) -> _Geometry:
+    """Of one pixel: with thousands of channels what counts is where the weights come from."""
+    return _Geometry(_channels(rng, 64, 4096), _channels(rng, 8, 4096), (1, 1))
+
+
 def _dense(sizes: Sequence[int], stride: int, high: int) -> Callable[[np.random.Generator], _Geometry]:
     def draw(rng: np.random.Generator) -> _Geometry:
         size = int(rng.choice(sizes))
@@ -117,7 +122,8 @@ def _grouped(rng: np.random.Generator) -> _Geometry:
 
 STRATA: tuple[Stratum, ...] = (
     Stratum("first", 0.07, 400_000_000, 8, 320, _first),
-    Stratum("1x1", 0.29, MAX_MACS, 1, 224, _pointwise),
+    Stratum("1x1", 0.25, MAX_MACS, 1, 224, _pointwise),
+    Stratum("fully connected", 0.04, MAX_WEIGHTS, 1, 1, _fully_connected),
     Stratum("3x3", 0.22, MAX_MACS, 2, 320, _dense([3], 1, 640)),
     Stratum("3x3 stride 2", 0.08, MAX_MACS, 2, 160, _dense([3], 2, 640)),
     Stratum("5x5", 0.04, MAX_MACS, 2, 128, _dense([5], 1, 256)),

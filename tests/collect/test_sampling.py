@@ -56,8 +56,16 @@ def test_all_strata_are_drawn() -> None:
         return size if work.stride == (1, 1) else f"{size} stride 2"
 
     kinds = [count(work) for work in drawn()]
-    for stratum in STRATA:
-        assert abs(kinds.count(stratum.name) - stratum.share * len(kinds)) <= 3, stratum.name
+    shares = {stratum.name: stratum.share for stratum in STRATA}
+    shares["1x1"] += shares.pop("fully connected")
+    for name, share in shares.items():
+        assert abs(kinds.count(name) - share * len(kinds)) <= 3, name
+
+
+def test_fully_connected_layers_reach_the_most_weights() -> None:
+    weights = [work.weight_bytes() for work in drawn() if work.data_bytes() == work.in_channels]
+    assert len(weights) >= 0.03 * len(drawn())
+    assert max(weights) > MAX_WEIGHTS / 2
 
 
 def test_every_property_varies() -> None:

@@ -135,6 +135,18 @@ def test_innermost_loop_on_other_cpus(
         assert {text.split(", ")[1] for text in products} <= data, "the data is the unsigned operand"
 
 
+@pytest.mark.parametrize("width", [28, 14])  # rows that are lines of their own, and those of one line
+@pytest.mark.parametrize("lowering", ["int8", "int16"])
+def test_groups_of_few_channels_keep_accumulators_in_registers(lowering: str, width: int) -> None:
+    """All of a kernel's short runs are unrolled: there is no loop to look at."""
+    work = ConvWorkload(1, width, width, 64, 64, 3, 3, padding=(1, 1, 1, 1), groups=4, out_dtype="uint8")
+    case = make_case(work, weights="full")
+    kernel = build(case.workload, case.constants, execute.profile("cascadelake"), lowering)
+    assembly = execute.assembly(execute.compile_kernels([kernel], "cascadelake"))
+    assert len(re.findall(r"vpdp\w+\s.*%zmm", assembly)) >= 10
+    assert len(re.findall(r"vmov\w+\s+%[yz]mm\d+, .*\(%rsp", assembly)) <= 2
+
+
 @pytest.mark.parametrize("weights", ["symmetric", "extreme"])
 @pytest.mark.parametrize("lowering", ["int8", "int16"])
 def test_depthwise_weights_are_operands_in_memory(lowering: str, weights: str) -> None:

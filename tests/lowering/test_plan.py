@@ -156,6 +156,17 @@ def test_fewer_weights_for_winograd_where_they_come_from_memory(size: int, chann
     assert plan(work, profile, "int16").template == template
 
 
+def test_channels_that_fill_a_vector_in_part_cost_a_whole_one() -> None:
+    profile = execute.profile("cascadelake")
+    row = dot.candidates(profile, "int16")[0]
+
+    def cycles(channels: int) -> float:
+        work = ConvWorkload(1, 36, 36, 48, channels, 3, 3, padding=(1, 1, 1, 1))
+        return winograd.cost(scheme.F4, work, row, profile)
+
+    assert cycles(49) == cycles(56) == cycles(64) < cycles(65)
+
+
 @pytest.mark.parametrize("lowering", LOWERINGS)
 @pytest.mark.parametrize("channels", [1000, 1024])
 def test_one_pixel_is_divided_by_channels(lowering: str, channels: int) -> None:

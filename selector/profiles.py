@@ -80,6 +80,10 @@ class StoredProfile:
         """Whether it describes the CPU of this name with these LLVM features, as far as the kernels can tell."""
         return name == self.name and features & INSTRUCTION_SETS == self.features & INSTRUCTION_SETS
 
+    def is_measured_on(self, model: str) -> bool:
+        """Whether the CPU of this model name measured it."""
+        return self.rates.kind == "measured" and self.rates.source == model
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values as the file has them; ``from_dict`` is the way back."""
         rates = asdict(self.rates) | {"dots": dict(self.rates.dots), "loops": dict(self.rates.loops)}
@@ -106,29 +110,30 @@ class StoredProfile:
         return StoredProfile(features=frozenset(features), rates=_rates(rates), **texts, **numbers)  # type: ignore[arg-type]
 
 
-def find(name: str, features: frozenset[str]) -> StoredProfile | None:
+def find(name: str, features: frozenset[str], measured_on: str | None = None) -> StoredProfile | None:
     """The stored profile of a CPU, the user's first; None where there is none.
+
+    ``measured_on``: model name of a CPU whose measurements of the target come before others of the same folder: those
+    of further CPUs lie in folders of their own, named after them.
 
     Files are read once for as long as they do not change; one that cannot be used is left out with a ProfileWarning.
     """
     if not _is_file_name(name):
         return None
     for folder in _folders():
-        path = folder / f"{name}.json"
-        try:
-            status = path.stat()
-        except OSError:
-            continue
-        found = _load(str(path), status.st_mtime_ns, status.st_size)
-        if found is not None and found.matches(name, features):
-            return found
+        usual = _stored(folder / f"{name}.json", features)
+        if measured_on is not None and (usual is None or not usual.is_measured_on(measured_on)):
+            others = (_stored(path, features) for path in sorted(folder.glob(f"*/{name}.json")))
+            usual = next((other for other in others if other is not None and other.is_measured_on(measured_on)), usual)
+        if usual is not None:
+            return usual
     return None
 
 
 def of_cpu(model: str) -> StoredProfile | None:
     """A stored profile, of any target, that was measured on the CPU of this model name; None: there is none."""
-    measured = (found for _, found in scan() if isinstance(found, StoredProfile) and found.rates.kind == "measured")
-    return next((found for found in measured if found.rates.source == model), None)
+    found = (profile for _, profile in scan() if isinstance(profile, StoredProfile))
+    return next((profile for profile in found if profile.is_measured_on(model)), None)
 
 
 def scan() -> Iterator[tuple[Path, StoredProfile | ProfileError]]:
@@ -185,12 +190,22 @@ def _folders() -> tuple[Path, Path]:
     return data.cache_folder() / "targets", data.folder("targets")
 
 
+def _stored(path: Path, features: frozenset[str]) -> StoredProfile | None:
+    """The profile in a file, if there is one that can be used and is of a target with these features."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    found = _load(str(path), status.st_mtime_ns, status.st_size)
+    return found if found is not None and found.matches(path.stem, features) else None
+
+
 @functools.lru_cache(maxsize=64)
 def _load(path: str, _modified: int, _size: int) -> StoredProfile | None:
     try:
         return read(Path(path))
     except ProfileError as error:
-        warnings.warn(f"{error}; it is left out", ProfileWarning, stacklevel=4)
+        warnings.warn(f"{error}; it is left out", ProfileWarning, stacklevel=5)
         return None
 
 

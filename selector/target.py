@@ -102,13 +102,18 @@ def profile(target: TargetLike = "native", measured_on: str | None = None) -> Ta
     Cores and cache sizes are those of the stored profile if it describes another CPU than this machine's, else those of
     this machine if it is of the target's architecture, else common ones.  ``measured_on``: model name of the CPU that
     is meant; they are its own where the rates of the stored profile are, for one of LEVELS of any stored profile.
+    Rates are those that this CPU measured for the target if there are any; for LEVELS it is this machine's by default.
     """
     resolved = resolve(target)
     if resolved.kind.name != "llvm":
         raise UnknownTarget(f"Selector compiles for CPUs through LLVM (kind 'llvm'), got kind '{resolved.kind.name}'")
     found = _profile(resolved)
     stored = profiles.find(found.name, found.features)
-    return found if stored is None else _with_stored(found, stored, measured_on)
+    if stored is None:
+        return found
+    cpu = measured_on or (cpuinfo.model() if found.name in LEVELS else None)
+    rates = (profiles.find(found.name, found.features, cpu) or stored).rates
+    return _with_stored(found, stored, measured_on, rates)
 
 
 def why_not_here(target: TargetProfile) -> str:
@@ -209,7 +214,7 @@ def _check_known(name: str, triple: str) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _with_stored(found: TargetProfile, stored: StoredProfile, measured_on: str | None) -> TargetProfile:
+def _with_stored(found: TargetProfile, stored: StoredProfile, measured_on: str | None, rates: Rates) -> TargetProfile:
     level = found.name in LEVELS
     here = (level or found.name == codegen.llvm_get_system_cpu()) and found.arch == host_architecture()
     meant: TargetProfile | StoredProfile = found if here and stored.rates.source != measured_on else stored
@@ -217,7 +222,7 @@ def _with_stored(found: TargetProfile, stored: StoredProfile, measured_on: str |
         meant = profiles.of_cpu(measured_on) or meant
     return replace(
         found,
-        rates=stored.rates,
+        rates=rates,
         cores=meant.cores,
         l1_bytes=meant.l1_bytes,
         l2_bytes=meant.l2_bytes,

@@ -19,6 +19,8 @@ RATES = Rates(
     "written", "data sheet", (("generic_int16", 4.0),), 50.0, 25.0, 12.0, 8.0, 16.0, (("generic_int16", 2.5),)
 )
 
+SPEEDS = {"first": 40.0, "here": 60.0, "there": 80.0}  # CPU -> GB/s
+
 
 def stored(name: str = "cortex-a72", **changes: Any) -> StoredProfile:
     """A profile that fits the target of this name."""
@@ -188,3 +190,28 @@ def test_the_profiles_that_come_with_selector() -> None:
         wanted = target.profile(found.name)
         assert found.matches(wanted.name, wanted.features), path
         assert (found.arch, found.vector_bits) == (wanted.arch, wanted.vector_bits), path
+
+
+def test_a_cpu_has_its_own_measurements_of_a_target(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target.cpuinfo, "model", lambda: "here")
+    level = "x86-64"
+    first, here, there = (replace(RATES, kind="measured", source=name, l1_gbs=speed) for name, speed in SPEEDS.items())
+    shipped = data.folder("targets")
+    profiles.write(stored(level, rates=first), shipped)
+    profiles.write(stored(level, rates=here), shipped / "one")
+    profiles.write(stored(level, rates=there), shipped / "two")
+    profiles.write(stored(level, rates=replace(there, kind="modelled", l1_gbs=1.0)), shipped / "modelled")
+    assert target.profile(level).rates == here
+    assert target.profile(level, measured_on="there").rates == there
+    assert target.profile(level, measured_on="first").rates == first
+    assert target.profile(level, measured_on="another").rates == first
+    profiles.write(stored(level))
+    assert target.profile(level).rates == RATES, "the user's own come before all that come with Selector"
+
+
+def test_a_cpu_by_name_is_not_this_machine(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target.cpuinfo, "model", lambda: "here")
+    profiles.write(stored(), data.folder("targets"))
+    profiles.write(stored(rates=replace(RATES, kind="measured", source="here")), data.folder("targets") / "one")
+    assert target.profile("cortex-a72").rates == RATES
+    assert target.profile("cortex-a72", measured_on="here").rates != RATES

@@ -98,6 +98,15 @@ def test_no_thread_has_much_more_to_do(work: ConvWorkload, lowering: str) -> Non
     assert extent % work.threads == 0
 
 
+def test_a_larger_l2_holds_larger_bands() -> None:
+    small = replace(execute.profile("x86-64-v3"), l2_bytes=512 << 10)
+    large = replace(small, l2_bytes=2 << 20)
+    strided = ConvWorkload(1, 28, 28, 512, 512, 3, 3, stride=(2, 2), padding=(1, 1, 1, 1), groups=32)
+    assert [plan(strided, profile, "int16").tasks for profile in (small, large)] == [5, 2]
+    pixels = ConvWorkload(1, 56, 56, 256, 64, 1, 1)  # no band reads what another has read
+    assert plan(pixels, small, "int16").tasks == plan(pixels, large, "int16").tasks > 1
+
+
 @pytest.mark.parametrize(
     ("batch", "height", "threads", "turned"),
     [

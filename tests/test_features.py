@@ -113,6 +113,20 @@ def test_weights_decide_the_instruction(avx2: TargetProfile) -> None:
     assert named(replace(DENSE, term2=True), avx2)["int8_term2"] > 0 == classes[0]["int8_term2"]
 
 
+@pytest.mark.parametrize("target", ["x86-64", "x86-64-v3", "emeraldrapids"])
+def test_sums_of_few_channels_take_longer_than_their_additions(target: str) -> None:
+    known = quantities.machine(profile(target))
+
+    def cycles(channels: int) -> tuple[float, float]:
+        work = replace(DENSE, in_channels=channels, term2=True)
+        side = quantities.side(work, known, "int8")
+        return side.term2 * known.clock(side.plan.row), side.plan.term2_cycles
+
+    for modelled, additions in (cycles(8), cycles(256)):
+        assert modelled >= additions + 4 * DENSE.out_height * DENSE.out_width
+    assert quantities.side(DENSE, known, "int8").term2 == 0
+
+
 def test_accumulators_too_large_for_winograd(avx2: TargetProfile) -> None:
     sizes = [
         named(replace(DENSE, channel_bound=bound), avx2)["winograd"] for bound in (1 << 16, 1 << 18, 1 << 20, 1 << 22)

@@ -112,8 +112,8 @@ def profile(target: TargetLike = "native", measured_on: str | None = None) -> Ta
     if stored is None:
         return found
     cpu = measured_on or (cpuinfo.model() if found.name in LEVELS else None)
-    rates = (profiles.find(found.name, found.features, cpu) or stored).rates
-    return _with_stored(found, stored, measured_on, rates)
+    there = profiles.find(found.name, found.features, cpu) if cpu else None
+    return _with_stored(found, stored, measured_on, (there or stored).rates)
 
 
 def why_not_here(target: TargetProfile) -> str:

@@ -160,6 +160,7 @@ def _term2_cycles(workload: ConvWorkload, made: Plan) -> float:
     """Term2's sums as they take longer than their additions: every pixel is a short loop that ends across lanes.
 
     Measured on Emerald Rapids: 4 cycles a pixel; where ``vpsadbw`` adds bytes, 10 and 2 instead of 3/4 a vector.
+    Not in the plan: its cycles decide which kernels wake threads, which were measured as they are.
     """
     if made.template != conv.NAME or not made.term2_cycles:
         return made.term2_cycles

@@ -92,7 +92,6 @@ class _Depthwise:
         self.in_lane, self.vectors, self.columns = layout.in_lane, layout.vectors, layout.columns
         self.memory_operands = layout.memory_operands
         self.multiplier = workload.group_out_channels
-        self.element_bytes = np.dtype(row.data_dtype).itemsize
         self.order = self._order()
         self.epilogue = Epilogue.of(workload, constants, operands, target, self._starts(), self.order)
         self.width = workload.in_width + workload.padding[1] + workload.padding[3]
@@ -286,7 +285,7 @@ class _Depthwise:
     def _store_interleaved(self, rows: list[list[Expr]], scratch: Expr, target: Expr) -> None:
         lanes = self.piece
         for piece in range(len(rows[0])):
-            block = min(lanes, 16 // self.element_bytes)
+            block = min(lanes, 16 // self.row.data_bytes)
             vectors = interleave([row[piece] for row in rows], lanes, block, ordered=not self.in_lane)
             for i, value in enumerate(vectors):
                 store(scratch, target + (piece * len(rows) + i) * lanes, value, lanes)

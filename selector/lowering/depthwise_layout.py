@@ -33,11 +33,13 @@ class Layout(NamedTuple):
         plan = RowPlan.of(workload, row)
         products = plan.product_uops(workload.kernel_width, row.uops) / (plan.out_rows * row.lanes)
         chunk = _chunk(workload.out_channels, row.lanes, target.vector_bits // 8, products)
-        piece = min(chunk, target.vector_bits // (16 if row.data_dtype == "int16" else 8))
+        piece = min(chunk, target.vector_bits // (8 * row.data_bytes))
         # The packs of the epilogue undo what unpacking inside 128 bits does to the order of a whole vector.
-        narrows = workload.out_dtype in ("uint8", "int8") and target.arch == "x86_64" and not term2
-        # Of parts of one, too, but for a shuffle; tried with AVX-512 only.
-        in_lane = narrows and row.depth > 1 and (row.bits == 512 or (row.bits == 256 and piece == row.packed))
+        narrows = workload.out_dtype in ("uint8", "int8") and target.arch == "x86_64"
+        # Of parts of one, too, but for a shuffle; tried with AVX-512 only, whose registers also hold the sums of Term2
+        # beside so many vectors.
+        whole = row.bits == 512 or (row.bits == 256 and piece == row.packed and not term2)
+        in_lane = narrows and row.depth > 1 and whole
         vectors = piece // row.lanes if in_lane else 2 if chunk % (2 * row.lanes) == 0 and not term2 else 1
         accumulators = plan.out_rows * vectors * (2 if term2 else 1)  # of one column
         memory_operands = target.arch == "x86_64"

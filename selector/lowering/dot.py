@@ -58,6 +58,11 @@ class Dot:
         return self.lanes * self.depth // self.pixels
 
     @property
+    def data_bytes(self) -> int:
+        """Bytes of an element of the data."""
+        return 2 if self.data_dtype == "int16" else 1
+
+    @property
     def bits(self) -> int:
         """Width of its vectors."""
         return 32 * self.lanes
@@ -118,7 +123,7 @@ class Dot:
         """``count * depth`` elements as ``count`` integers."""
         if self.depth == 1:
             return values
-        bits = self.depth * (16 if self.data_dtype == "int16" else 8)
+        bits = self.depth * 8 * self.data_bytes
         return T.reinterpret(values, dtype=vector(f"int{bits}", count))
 
     def _repeat(self, word: Expr) -> Expr:

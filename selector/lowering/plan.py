@@ -101,11 +101,10 @@ def _direct(workload: ConvWorkload, row: dot.Dot, target: TargetProfile, *, term
     runs, steps = tiling.reduction(work, row)
     block = tile.vectors * row.lanes
     blocks = work.groups * math.ceil(work.group_out_channels / block)
-    element = _element_bytes(row)
     panel = runs * steps * row.step * block * (2 if row.weight_dtype == "int16" else 1)
     bands = work.batch * math.ceil(out_height / tile.rows)
     pixels = work.batch * out_height * out_width
-    band = Band(work, tile.rows, row.data_dtype, 0, 0).elements * element
+    band = Band(work, tile.rows, row.data_dtype, 0, 0).elements * row.data_bytes
     copied = 0 if tiling.reads_in_place(work, row, term2=term2) else bands * tile.channel_tasks * band
     sums = pixels * work.groups * runs * math.ceil(steps * row.step / conv.summed_at_once(row)) if term2 else 0
     return Plan(
@@ -167,10 +166,10 @@ def _depthwise(workload: ConvWorkload, row: dot.Dot, target: TargetProfile, *, t
     bands = work.batch * math.ceil(work.out_height / rows.out_rows)
     dots = bands * rows.dots(work.kernel_width) * work.out_width * padded / row.lanes
     per_dot = max(row.uops / row.issue, 0.5)  # two loads a cycle: the weights are memory operands
-    interleaved = rows.groups * row.depth * columns * layout.chunk * _element_bytes(row)
+    interleaved = rows.groups * row.depth * columns * layout.chunk * row.data_bytes
     chunks = padded // layout.chunk
     pieces = bands * rows.groups * row.depth * columns * padded / layout.piece
-    taps = work.kernel_width * rows.out_rows * rows.groups * row.depth * _element_bytes(row)
+    taps = work.kernel_width * rows.out_rows * rows.groups * row.depth * row.data_bytes
     stores = bands * rows.out_rows * work.out_width * padded / row.lanes * 3
     return Plan(
         template=depthwise.NAME,
@@ -189,10 +188,6 @@ def _depthwise(workload: ConvWorkload, row: dot.Dot, target: TargetProfile, *, t
         band_bytes=interleaved,
         tasks=bands if work.threads > 1 else 1,
     )
-
-
-def _element_bytes(row: dot.Dot) -> int:
-    return 2 if row.data_dtype == "int16" else 1
 
 
 def _copy_cycles(stored: float, row: dot.Dot, target: TargetProfile) -> float:

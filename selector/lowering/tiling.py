@@ -160,8 +160,7 @@ def _partition(
     of stride 2 or of groups take .73 to 1.04 of the time (L2 of 2 MB), those of one pixel, which share no row, as much.
     """
     work = workload
-    element = 2 if row.data_dtype == "int16" else 1
-    row_bytes = (work.in_width + work.padding[1] + work.padding[3]) * work.in_channels * element * work.stride[0]
+    row_bytes = (work.in_width + work.padding[1] + work.padding[3]) * work.in_channels * row.data_bytes * work.stride[0]
     room = _PIXELS_ROOM if work.kernel_height == work.out_width == 1 else max(_PIXELS_ROOM, target.l2_bytes * 3 // 8)
     rows = max(1, min(work.out_height, room // max(row_bytes, 1)))
     if work.out_width == 1 and rows > tile_pixels:  # pixels of a flattened 1×1: whole tiles

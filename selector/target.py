@@ -101,7 +101,7 @@ def profile(target: TargetLike = "native", measured_on: str | None = None) -> Ta
 
     Cores and cache sizes are those of the stored profile if it describes another CPU than this machine's, else those of
     this machine if it is of the target's architecture, else common ones.  ``measured_on``: model name of the CPU that
-    is meant; they are its own where the rates of the stored profile are, for one of LEVELS of any stored profile.
+    is meant; they are its own where it measured the target, for one of LEVELS where it measured any.
     Rates are those that this CPU measured for the target if there are any; for LEVELS it is this machine's by default.
     """
     resolved = resolve(target)
@@ -113,7 +113,7 @@ def profile(target: TargetLike = "native", measured_on: str | None = None) -> Ta
         return found
     cpu = measured_on or (cpuinfo.model() if found.name in LEVELS else None)
     there = profiles.find(found.name, found.features, cpu) if cpu else None
-    return _with_stored(found, stored, measured_on, (there or stored).rates)
+    return _with_stored(found, stored, there or stored, measured_on)
 
 
 def why_not_here(target: TargetProfile) -> str:
@@ -188,7 +188,7 @@ def _profile(target: tvm.target.Target) -> TargetProfile:
     features = frozenset(str(feature) for feature in codegen.llvm_get_cpu_features(target))
     arch = architecture(triple)
     bits, registers = _vectors(arch, features)
-    l1, l2, l3 = _caches() if arch == host_architecture() else (32 << 10, 512 << 10, 8 << 20)
+    l1, l2, l3 = host_caches() if arch == host_architecture() else (32 << 10, 512 << 10, 8 << 20)
     return TargetProfile(
         name=name,
         arch=arch,
@@ -214,15 +214,20 @@ def _check_known(name: str, triple: str) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _with_stored(found: TargetProfile, stored: StoredProfile, measured_on: str | None, rates: Rates) -> TargetProfile:
+def _with_stored(
+    found: TargetProfile, stored: StoredProfile, there: StoredProfile, measured_on: str | None
+) -> TargetProfile:
+    """``found`` with the rates of ``there``, and cores and caches of what is meant."""
     level = found.name in LEVELS
     here = (level or found.name == codegen.llvm_get_system_cpu()) and found.arch == host_architecture()
     meant: TargetProfile | StoredProfile = found if here and stored.rates.source != measured_on else stored
-    if level and measured_on is not None:
+    if measured_on is not None and there.is_measured_on(measured_on):
+        meant = there
+    elif measured_on is not None and level:
         meant = profiles.of_cpu(measured_on) or meant
     return replace(
         found,
-        rates=rates,
+        rates=there.rates,
         cores=meant.cores,
         l1_bytes=meant.l1_bytes,
         l2_bytes=meant.l2_bytes,
@@ -239,8 +244,8 @@ def _vectors(arch: str, features: frozenset[str]) -> tuple[int, int]:
     return 128, 32
 
 
-def _caches() -> tuple[int, int, int]:
-    """Data cache sizes of CPU 0 in bytes (L1, L2, L3), from Linux; common sizes elsewhere."""
+def host_caches() -> tuple[int, int, int]:
+    """Data cache sizes of this machine's CPU 0 in bytes (L1, L2, L3), from Linux; common sizes elsewhere."""
     sizes = {1: 32 << 10, 2: 512 << 10, 3: 0}
     for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         try:

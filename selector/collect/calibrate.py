@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import tvm
@@ -22,7 +23,15 @@ from selector.lowering.peak import peak_macs
 from selector.lowering.pipeline import NAME, compile_kernel
 from selector.lowering.tir import Expr, Registers, T, const, function, load, loop, store
 from selector.profiles import Rates, StoredProfile, three_digits
-from selector.target import NotMeasurable, TargetLike, TargetProfile, host_cores, profile, why_not_here
+from selector.target import (
+    NotMeasurable,
+    TargetLike,
+    TargetProfile,
+    host_caches,
+    host_cores,
+    profile,
+    why_not_here,
+)
 
 FASTER = 0.05  # share of the samples that is faster than the rate taken
 _PEAK_MACS = 4_000_000  # of one call of a peak loop: around 50 us
@@ -45,6 +54,8 @@ def calibrate(
     """
     wanted = profile(target)
     check_runs_here(wanted)
+    l1, l2, l3 = host_caches()  # whatever the target is: what is measured is this machine
+    wanted = replace(wanted, l1_bytes=l1, l2_bytes=l2, l3_bytes=l3)
     rows = usable_rows(wanted)
     sizes = _read_sizes(wanted)
     readers = {level: _reader(level, size, wanted) for level, size in sizes.items()}

@@ -74,7 +74,8 @@ def measure_task(task: Task) -> Measurement:
     name, about = task.target_name, About(task.networks, task.attempt, settings.run)
     rules = settings.rules.for_attempt(task.attempt)
     try:
-        return measure(task.workload, profile(task.target), device, target_name=name, rules=rules, about=about)
+        target = profile(task.target, measured_on=device.host.cpu)  # as data sets describe their rows
+        return measure(task.workload, target, device, target_name=name, rules=rules, about=about)
     except (NoDevice, DeviceLost):
         raise
     except Exception as error:

@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from selector.lowering import conv, dot
+from selector.lowering import conv, depthwise, dot
 from selector.lowering.plan import Plan, plan
-from selector.lowering.tiling import WIDENING_UOPS
 from selector.target import TargetProfile
 from selector.workload import ConvWorkload
 
 _CLOCK = 2.5  # GHz, and the rest of a CPU of which no rates are known
-_CALL_SECONDS, _WAKE_SECONDS = 0.3e-6, 2e-6  # of a call, and of waking other threads: what no lowering can save
+_CALL_SECONDS, _WAKE_SECONDS = 0.01e-6, 2e-6  # of a call, and of waking other threads: what no lowering can save
+_WIDENING_UOPS = 2  # instructions before SSE4.1 that widen a vector of weights beside its load, as measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,16 @@ class Machine:
         """The same for an inner loop with its loads."""
         return 1e9 * (self.loops.get(row.name) or 0.8 * self.rate(row) / 1e9)
 
-    def bandwidth(self, held: float, threads: int) -> float:
-        """Bytes a second that ``threads`` cores together read of data that takes ``held`` bytes."""
-        for size, speed in self.levels[:-1]:
+    def bandwidth(self, held: float, together: float, threads: int) -> float:
+        """Bytes a second that ``threads`` cores together read.
+
+        ``held``: bytes that each of them touches, of caches of its own; ``together``: that all do, of the last one.
+        """
+        *own, (last_size, last_speed), (_, memory_speed) = self.levels
+        for size, speed in own:
             if held <= size:
                 return speed * threads
-        return min(self.levels[-1][1] * threads, self.memory_all)
+        return last_speed * threads if together <= last_size else min(memory_speed * threads, self.memory_all)
 
 
 @functools.lru_cache(maxsize=64)
@@ -100,6 +104,7 @@ class Side(NamedTuple):
     total: float  # seconds: the longer of computing and moving, and the call itself
     traffic: float  # bytes moved
     working_set: float  # bytes touched
+    held: float  # bytes of these that one core touches
     share: float  # of the work that the busiest thread has: 1 / threads at best
 
 
@@ -112,12 +117,15 @@ def side(workload: ConvWorkload, known: Machine, lowering: str) -> Side:
     data, out = workload.data_bytes(), workload.out_bytes()
     in_use = made.band_bytes if made.scratch_bytes else 0
     working_set = data + out + made.weight_bytes + in_use
+    parts = min(float(threads), made.weight_passes)  # of the pixels, each with all weights; further cores share those
+    weights = made.weight_bytes * parts / threads
+    held = (data + out) / parts + weights + in_use
     moved = data + out + made.weight_bytes
     again = made.weight_bytes * max(made.weight_passes - 1, 0.0)
     memory = (
-        moved / known.bandwidth(working_set, threads)
-        + again / known.bandwidth(made.weight_bytes + in_use, threads)
-        + 2 * made.scratch_bytes / known.bandwidth(in_use, threads)
+        moved / known.bandwidth(held, working_set, threads)
+        + again / known.bandwidth(weights + in_use, made.weight_bytes + in_use * threads, threads)
+        + 2 * made.scratch_bytes / known.bandwidth(in_use, in_use * threads, threads)
     )
     compute, prepare, term2 = (
         cycles / clock * share
@@ -141,6 +149,7 @@ def side(workload: ConvWorkload, known: Machine, lowering: str) -> Side:
         total=max(compute + prepare + term2, memory) + _CALL_SECONDS + (_WAKE_SECONDS if threads > 1 else 0),
         traffic=moved + again + 2 * made.scratch_bytes,
         working_set=working_set,
+        held=held,
         share=share,
     )
 
@@ -153,20 +162,26 @@ def _widening_cycles(made: Plan, target: TargetProfile) -> float:
     row = made.row
     if row.weight_dtype == row.data_dtype or row.arch != "x86_64" or target.has("sse4.1"):
         return 0.0
-    return made.macs / (row.lanes * row.depth * made.pixels) * WIDENING_UOPS / row.issue
+    return made.macs / (row.lanes * row.depth * made.pixels) * _WIDENING_UOPS / row.issue
 
 
 def _term2_cycles(workload: ConvWorkload, made: Plan) -> float:
     """Term2's sums as they take longer than their additions: every pixel is a short loop that ends across lanes.
 
-    Measured on Emerald Rapids: 4 cycles a pixel; where ``vpsadbw`` adds bytes, 10 and 2 instead of 3/4 a vector.
+    Measured on Emerald Rapids: 4 cycles a pixel; where ``vpsadbw`` adds bytes, 10 and 2 instead of 3/4 a vector.  Each
+    task takes memory for the sums and copies its data, 150 cycles: more than the rest where there is but one pixel.
+    Depthwise, the sums of every vector of outputs are multiplied and subtracted: 5 instructions, measured there too.
     Not in the plan: its cycles decide which kernels wake threads, which were measured as they are.
     """
-    if made.template != conv.NAME or not made.term2_cycles:
-        return made.term2_cycles
+    if not made.term2_cycles:
+        return 0.0
+    if made.template == depthwise.NAME:
+        outputs = workload.batch * workload.out_height * workload.out_width * workload.out_channels
+        return made.term2_cycles + 5 * outputs / made.row.lanes / made.row.issue
     bytes_at_once = conv.summed_at_once(made.row) > 8
     pixels = workload.batch * workload.out_height * workload.out_width * workload.groups
-    return made.term2_cycles * (8 / 3 if bytes_at_once else 1) + pixels * (10 if bytes_at_once else 4)
+    sums = made.term2_cycles * (8 / 3 if bytes_at_once else 1) + pixels * (10 if bytes_at_once else 4)
+    return sums + 150 * made.tasks
 
 
 def weight_class(workload: ConvWorkload) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from selector.lowering import conv, depthwise, dot, tiling, winograd
+from selector.lowering import conv, depthwise, dot, tiling, winograd, winograd_layout
 from selector.lowering.kernel import Kernel
 from selector.lowering.operands import Operands, make_operands
 from selector.lowering.scheme import Scheme, output_bound, schemes
@@ -56,7 +56,7 @@ def choose(
 
 def _best_scheme(workload: ConvWorkload, bound: int, row: dot.Dot, target: TargetProfile) -> Scheme | None:
     """The Winograd scheme that the model expects to be fastest; None: the direct template is."""
-    costs = {scheme: winograd.cost(scheme, workload, row, target) for scheme in schemes(workload, bound)}
+    costs = {scheme: winograd_layout.cost(scheme, workload, row, target) for scheme in schemes(workload, bound)}
     best = min(costs, key=lambda scheme: costs[scheme], default=None)
     if best is None or costs[best] >= tiling.cost(workload, row, target):
         return None

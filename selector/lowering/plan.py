@@ -10,7 +10,7 @@ import math
 from dataclasses import replace
 from typing import NamedTuple
 
-from selector.lowering import conv, depthwise, dot, int8, int16, tiling, winograd
+from selector.lowering import conv, depthwise, dot, int8, int16, tiling, winograd_layout
 from selector.lowering.depthwise_layout import Layout
 from selector.lowering.interleave import INTERLEAVE_UOPS
 from selector.lowering.prepare import Band
@@ -128,15 +128,15 @@ def _direct(workload: ConvWorkload, row: dot.Dot, target: TargetProfile, *, term
 
 def _winograd(workload: ConvWorkload, scheme: Scheme, row: dot.Dot, target: TargetProfile) -> Plan:
     work, split = workload, scheme.split(workload)
-    shares, channel_tasks = winograd.partition(scheme, work, target)
+    shares, channel_tasks = winograd_layout.partition(scheme, work, target)
     tiles = math.ceil(math.prod(scheme.tiles(work)) / shares)
-    pixels, vectors = winograd.tile_shape(work, tiles, row, target)
+    pixels, vectors = winograd_layout.tile_shape(work, tiles, row, target)
     block = vectors * row.lanes
     blocks = math.ceil(work.out_channels / block)
     depth = math.ceil(work.in_channels / row.step) * row.step
     panel = depth * block * 2
     tasks = work.batch * shares * channel_tasks
-    copied = tasks * winograd.band_of(scheme, work, tiles, 0).elements * 2
+    copied = tasks * winograd_layout.band_of(scheme, work, tiles, 0).elements * 2
     transformed = scheme.points * split.parts * tiles * depth * 2
     return Plan(
         template=scheme.name,
@@ -144,7 +144,7 @@ def _winograd(workload: ConvWorkload, scheme: Scheme, row: dot.Dot, target: Targ
         saving=scheme.outputs * work.kernel_height * work.kernel_width / split.products,
         pixels=pixels,
         vectors=vectors,
-        cycles=winograd.cost(scheme, work, row, target),
+        cycles=winograd_layout.cost(scheme, work, row, target),
         prepare_cycles=_copy_cycles(copied, row, target),
         term2_cycles=0.0,
         macs=work.batch * shares * tiles * split.products * depth * blocks * block,

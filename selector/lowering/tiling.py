@@ -103,7 +103,7 @@ def far_pace(weight_bytes: float, row: Dot, target: TargetProfile) -> int:
     return from_l3 if weight_bytes <= (target.l3_bytes or target.l2_bytes) / 5 else from_memory
 
 
-WIDENING_UOPS = 4  # instructions before SSE4.1 that widen a vector of weights, beyond those that load one of words
+_WIDENING_UOPS = 4  # instructions before SSE4.1 that widen a vector of weights, beyond those that load one of words
 
 
 def compress(workload: ConvWorkload, row: Dot, target: TargetProfile) -> Dot:
@@ -121,7 +121,7 @@ def compress(workload: ConvWorkload, row: Dot, target: TargetProfile) -> Dot:
     vectors = work.groups * math.ceil(work.group_out_channels / (tile.vectors * row.lanes)) * tile.vectors
     vectors *= runs * steps
     bands = work.batch * math.ceil(work.out_height / tile.rows)
-    uops = 1 if target.has("sse4.1") else WIDENING_UOPS
+    uops = 1 if target.has("sse4.1") else _WIDENING_UOPS
     widening = uops * vectors * bands * math.ceil(tile.rows * work.out_width / tile.pixels) / row.issue
 
     def cycles(computing: float, weight_bytes: float) -> float:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from selector.lowering import LOWERINGS, build, dot, scheme, winograd
+from selector.lowering import LOWERINGS, build, dot, scheme, winograd_layout
 from selector.lowering import plan as plans
 from selector.lowering.depthwise_layout import Layout
 from selector.lowering.plan import employed, plan
@@ -148,7 +148,7 @@ def test_winograd_divides_tiles_or_channels(
     size: int, in_channels: int, out_channels: int, expected: tuple[int, int]
 ) -> None:
     work = ConvWorkload(1, size, size, in_channels, out_channels, 3, 3, padding=(1, 1, 1, 1), threads=2)
-    assert winograd.partition(scheme.F4, work, execute.profile("x86-64-v3")) == expected
+    assert winograd_layout.partition(scheme.F4, work, execute.profile("x86-64-v3")) == expected
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_channels_that_fill_a_vector_in_part_cost_a_whole_one() -> None:
 
     def cycles(channels: int) -> float:
         work = ConvWorkload(1, 36, 36, 48, channels, 3, 3, padding=(1, 1, 1, 1))
-        return winograd.cost(scheme.F4, work, row, profile)
+        return winograd_layout.cost(scheme.F4, work, row, profile)
 
     assert cycles(49) == cycles(56) == cycles(64) < cycles(65)
 

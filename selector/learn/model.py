@@ -15,6 +15,7 @@ from selector.learn import splits
 from selector.learn.dataset import Dataset
 from selector.learn.metrics import efficiency
 from selector.learn.recipe import Boosting, Recipe, Weights
+from selector.policy.roofline import RATIO, prior
 
 _BINS = 63  # of a feature; more cost time and change nothing that measurements can tell
 WORKERS = 2  # threads that train different boosters; each booster is trained by one
@@ -25,20 +26,23 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Boosters whose mean is the prediction and whose spread says how sure it is."""
+    """Boosters whose mean, added to the prior, is the prediction and whose spread says how sure it is."""
 
     members: tuple[lightgbm.Booster, ...]
     boosting: Boosting
+    prior: float  # share of the roofline's answer that they start from
 
     def predict(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation over the members of log2(t_int16 / t_int8), each (rows,) float64."""
         each = np.stack([member.predict(features, num_threads=1) for member in self.members])
-        return each.mean(axis=0), each.std(axis=0)
+        return each.mean(axis=0) + prior(features, self.prior), each.std(axis=0)
 
     def contributions(self, features: np.ndarray) -> np.ndarray:
         """Shapley values of each feature, (rows, features + 1) float64; the last column is the expected value."""
         each = [member.predict(features, pred_contrib=True, num_threads=1) for member in self.members]
-        return np.mean(each, axis=0)
+        values: np.ndarray = np.mean(each, axis=0)
+        values[:, RATIO] += prior(features, self.prior)
+        return values
 
     def texts(self) -> list[str]:
         """The members as LightGBM text models."""
@@ -65,7 +69,7 @@ def fit(dataset: Dataset, recipe: Recipe, boosting: Boosting) -> Ensemble:
     def member(number: int) -> lightgbm.Booster:
         return _booster(dataset.take(bags[number]), recipe, boosting, seed=recipe.seed + number)
 
-    return Ensemble(tuple(member(number) for number in range(recipe.members)), boosting)
+    return Ensemble(tuple(member(number) for number in range(recipe.members)), boosting, recipe.prior)
 
 
 def tune(dataset: Dataset, recipe: Recipe) -> Boosting:
@@ -82,7 +86,8 @@ def tune(dataset: Dataset, recipe: Recipe) -> Boosting:
         boosting = replace(recipe.boosting, **_suggest(trial, recipe))
         lost = []
         for train, test in parts:
-            predicted = _booster(train, recipe, boosting, seed=recipe.seed).predict(test.features, num_threads=1)
+            one = Ensemble((_booster(train, recipe, boosting, seed=recipe.seed),), boosting, recipe.prior)
+            predicted, _ = one.predict(test.features)
             lost.append(1 - efficiency(test.log2_ratio, predicted < 0))
         return float(np.concatenate(lost).mean())
 
@@ -135,7 +140,7 @@ def _booster(dataset: Dataset, recipe: Recipe, boosting: Boosting, seed: int) ->
     }
     data = lightgbm.Dataset(
         dataset.features,
-        label=dataset.log2_ratio,
+        label=dataset.log2_ratio - prior(dataset.features, recipe.prior),
         weight=sample_weights(dataset, recipe.weights),
         feature_name=names,
         params={"verbosity": -1, "max_bin": _BINS},

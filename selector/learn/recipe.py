@@ -55,6 +55,7 @@ class Recipe:
     folds: int = 5  # of the evaluation by shape
     members: int = 5  # boosters in the ensemble, each on its own bag of shapes
     bag: float = 0.8  # share of the shapes in a bag
+    prior: float = 0.0  # share of the roofline's answer that boosting starts from
     boosting: Boosting = Boosting()
     weights: Weights = Weights()
     tuning: Tuning = Tuning()
@@ -108,6 +109,8 @@ def parse(name: str, values: dict[str, Any]) -> Recipe:
     odd = set(recipe.monotone) - set(NAMES)
     if odd:
         raise ValueError(f"monotone names no feature: {', '.join(sorted(odd))}")
+    if not 0 <= recipe.prior <= 1:
+        raise ValueError("prior must be at least 0 and at most 1")
     if recipe.folds < 2 or recipe.tuning.folds < 2 or recipe.members < 1 or not 0 < recipe.bag <= 1:
         raise ValueError("folds must be at least 2, members at least 1, bag above 0 and at most 1")
     return recipe

@@ -39,6 +39,7 @@ def write(trained: Trained, folder: Path) -> None:
         metrics=_metrics(trained),
         targets=map(str, np.unique(data.targets)),
         thresholds=asdict(trained.recipe.thresholds),
+        prior=trained.ensemble.prior,
         card=card.model_card(trained),
         extra={
             "git_commit": git_commit(),
@@ -75,6 +76,7 @@ def export(version: Version, models: Path, name: str) -> Path:
             metrics=found.metrics,
             targets=found.targets,
             thresholds=asdict(found.thresholds),
+            prior=found.prior,
             card=(made / "README.md").read_text(encoding="utf-8"),
             extra={**found.extra, "run": version.run_id, "tags": version.tags},
         )

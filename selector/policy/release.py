@@ -1,6 +1,6 @@
 """Released models: folders that the compiler loads, and that can refuse to load.
 
-    models/<name>/model-0.txt …   the members of the ensemble, LightGBM text models of log2(t_int16 / t_int8)
+    models/<name>/model-0.txt …   the members of the ensemble, LightGBM text models of what the prior leaves
     models/<name>/manifest.json   what they were trained on, what they need, checksums of every file
     models/<name>/README.md       model card
 
@@ -27,10 +27,11 @@ from selector import data
 from selector.features import NAMES, TABLE_VERSION
 from selector.lowering import dot
 from selector.lowering.fingerprint import kernel_fingerprint
+from selector.policy import roofline
 from selector.policy.forest import Forest, ForestError
 from selector.target import TargetProfile, profile
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ENVIRONMENT = "SELECTOR_MODEL"  # a folder that takes the place of the champion
 _MANIFEST, _CARD, _CHAMPION = "manifest.json", "README.md", "champion.json"
 _RETRAIN = "`selector train` makes a model for this version"
@@ -74,6 +75,7 @@ class Release:
     tvm: str
     metrics: Mapping[str, Any]
     thresholds: Thresholds
+    prior: float  # share of the roofline's answer that the members start from
     extra: Mapping[str, Any]
     forest: Forest = field(repr=False)
 
@@ -95,12 +97,14 @@ class Release:
     def predict(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation over the members of log2(t_int16 / t_int8), each (rows,) float64."""
         each = self.forest.predict(features)
-        return each.mean(axis=0), each.std(axis=0)
+        return each.mean(axis=0) + roofline.prior(features, self.prior), each.std(axis=0)
 
     def explain(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What ``predict`` gives, and what each feature changed, (rows, features): see ``Forest.explain``."""
         each, changes = self.forest.explain(features)
-        return each.mean(axis=0), each.std(axis=0), changes
+        start = roofline.prior(features, self.prior)
+        changes[:, roofline.RATIO] += start
+        return each.mean(axis=0) + start, each.std(axis=0), changes
 
 
 def instruction_set(target: TargetProfile) -> tuple[str, ...]:
@@ -166,6 +170,7 @@ def load(folder: Path) -> Release:
         tvm=manifest["tvm"],
         metrics=manifest["metrics"],
         thresholds=Thresholds(**manifest["thresholds"]),
+        prior=manifest["prior"],
         extra=manifest["extra"],
         forest=forest,
     )
@@ -183,6 +188,7 @@ def write(
     metrics: Mapping[str, Any],
     targets: Iterable[str],
     thresholds: Mapping[str, float],
+    prior: float,
     card: str,
     extra: Mapping[str, Any],
 ) -> None:
@@ -190,7 +196,8 @@ def write(
 
     ``boosters``: LightGBM text models over the features ``NAMES``.  ``ranges``: least and largest value of each feature
     in the training data.  ``targets``: names as ``selector.target.resolve`` takes them.  ``thresholds``: fields of
-    Thresholds.  ``metrics`` and ``extra``: anything that JSON holds.
+    Thresholds.  ``prior``: share of the roofline's answer that the boosters start from.  ``metrics`` and ``extra``:
+    anything that JSON holds.
 
     Raises ReleaseError where the folder exists or the parts do not fit together.
     """
@@ -224,6 +231,7 @@ def write(
         "tvm": tvm.__version__,
         "metrics": dict(metrics),
         "thresholds": {key: float(value) for key, value in thresholds.items()},
+        "prior": float(prior),
         "extra": dict(extra),
         "members": members,
         "files": {file: hashlib.sha256(content).hexdigest() for file, content in files.items()},

@@ -14,6 +14,9 @@ from selector.workload import ConvWorkload
 _INT8, _INT16, RATIO = (features.NAMES.index(name) for name in ("int8_time", "int16_time", "ratio_time"))
 
 
+_LIMIT = 2.0  # log2: beyond it the model is wrong rather than the ratio as large
+
+
 class Roofline:
     """The lowering whose time is less: the longer of computing and moving data, on the target's own rates."""
 
@@ -24,6 +27,15 @@ class Roofline:
     def decide_all(self, workloads: Sequence[ConvWorkload], target: TargetProfile) -> list[Decision]:
         """The decisions of a whole network."""
         return [decision(row, target) for row in features.matrix(workloads, target)]
+
+
+def prior(rows: np.ndarray, share: float) -> np.ndarray:
+    """What a learned model starts from: a share of log2(t_int16 / t_int8) by the analytic model, (rows,) float64.
+
+    ``rows``: (rows, features) as ``selector.features.matrix`` gives them.  Trees learn what it leaves, and where they
+    have seen little it stays.
+    """
+    return np.clip(rows[:, RATIO], -_LIMIT, _LIMIT) * share
 
 
 def decision(row: np.ndarray, target: TargetProfile) -> Decision:

@@ -39,6 +39,7 @@ def test_entries_replace_defaults() -> None:
         ("[tuning.space]\nnum_leafs = [1, 2]", "no hyper-parameter: num_leafs"),
         ("[tuning.space]\nnum_leaves = 3", "cannot be used"),
         ("folds = 1", "at least 2"),
+        ("prior = 2.0", "prior must be at least 0 and at most 1"),
         ("[monotone]\nno_such_feature = 1", "no_such_feature"),
     ],
 )

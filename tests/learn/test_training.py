@@ -26,6 +26,7 @@ RECIPE = Recipe(
     "test",
     folds=3,
     members=2,
+    prior=0.5,
     boosting=Boosting(num_iterations=60, learning_rate=0.1, num_leaves=8, min_data_in_leaf=4),
     thresholds=Thresholds(margin=0.05, band=0.02, spread=0.5),
     monotone={"ratio_time": 1},

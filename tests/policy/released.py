@@ -74,6 +74,7 @@ def write(folder: Path, **changes: Any) -> Path:
         "metrics": {"mean": 0.98},
         "targets": TARGETS,
         "thresholds": {"band": 0.0, "spread": 0.0},
+        "prior": 0.0,
         "card": "# A model for tests\n",
         "extra": {"rows": len(x)},
     }

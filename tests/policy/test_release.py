@@ -16,6 +16,7 @@ from selector import data, features
 from selector.lowering.fingerprint import kernel_fingerprint
 from selector.policy import release
 from selector.policy.release import ReleaseError, Thresholds
+from selector.policy.roofline import RATIO
 from selector.target import profile
 from tests.policy import released
 
@@ -51,6 +52,18 @@ def test_round_trip(tmp_path: Path) -> None:
     np.testing.assert_array_equal(mean, each.mean(axis=0))
     np.testing.assert_array_equal(spread, each.std(axis=0))
     assert spread.max() > 0
+
+
+def test_prior_is_added_to_what_the_members_predict(tmp_path: Path) -> None:
+    plain, started = (release.load(released.write(tmp_path / str(share), prior=share)) for share in (0.0, 0.5))
+    x = released.training_features()
+    added = 0.5 * np.clip(x[:, RATIO], -2, 2)
+    (mean, spread), (other, as_wide) = plain.predict(x), started.predict(x)
+    np.testing.assert_allclose(other, mean + added)
+    np.testing.assert_array_equal(as_wide, spread)
+    explained, _, changes = started.explain(x)
+    np.testing.assert_allclose(explained, other)
+    np.testing.assert_allclose(changes.sum(axis=1) + started.forest.bias, other)
 
 
 def test_instruction_sets() -> None:
@@ -105,7 +118,7 @@ def not_a_model(folder: Path) -> None:
         (lambda folder: (folder / "manifest.json").unlink(), "cannot read .*manifest.json"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "is not valid JSON"),
         (lambda folder: (folder / "manifest.json").write_text("[]"), "has to be a JSON object"),
-        (lambda folder: (folder / "manifest.json").write_text("{}"), "schema None is unknown, this version reads 1"),
+        (lambda folder: (folder / "manifest.json").write_text("{}"), "schema None is unknown, this version reads 2"),
         (lambda folder: sign(folder, schema=99), "schema 99 is unknown"),
         (
             lambda folder: sign(folder, features={"version": "f00", "names": list(features.NAMES)}),

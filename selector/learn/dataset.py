@@ -28,11 +28,6 @@ _SHAPE_FIELDS = (
     "batch in_height in_width in_channels out_channels kernel_height kernel_width stride padding dilation groups"
 ).split()
 
-# Repetitions count that take at most so much longer than the fastest, both lowerings together.  Where one such is held
-# out, the others' median is 0.023 off on average (Emerald Rapids) and 0.046 (Zen 3); that of all repetitions is 0.045
-# and 0.059 off.
-_UNDISTURBED = 1.1
-
 
 @dataclass(frozen=True)
 class Dataset:
@@ -180,28 +175,18 @@ def from_frame(frame: polars.DataFrame) -> Dataset:
     )
 
 
-def _both_us(row: dict[str, Any]) -> float:
-    """Geometric mean of the medians of both lowerings."""
-    return float(np.sqrt(np.median(row["int8_warm_us"]) * np.median(row["int16_warm_us"])))
-
-
 def _merge(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Repetitions of one measurement as one: medians, and an interval at least as wide as their disagreement.
-
-    Of the undisturbed ones: what else runs on a core slows both lowerings, by different factors.
-    """
-    times = [_both_us(row) for row in rows]
-    quiet = [row for row, time in zip(rows, times, strict=True) if time <= _UNDISTURBED * min(times)]
-    ratios = [row["log2_ratio"] for row in quiet]
-    width = float(np.median([row["log2_high"] - row["log2_low"] for row in quiet]))
-    if len(quiet) > 1:
-        width = max(width / len(quiet) ** 0.5, max(ratios) - min(ratios))
+    """Repetitions of one measurement as one: medians, and an interval at least as wide as their disagreement."""
+    ratios = [row["log2_ratio"] for row in rows]
+    width = float(np.median([row["log2_high"] - row["log2_low"] for row in rows]))
+    if len(rows) > 1:
+        width = max(width / len(rows) ** 0.5, max(ratios) - min(ratios))
     return {
         "workload": table.workload(rows[0]),
         "target": rows[0]["target"],
         "cpu": rows[0]["cpu"],
         "log2_ratio": float(np.median(ratios)),
         "width": width,
-        "int8_us": float(np.median([np.median(row["int8_warm_us"]) for row in quiet])),
+        "int8_us": float(np.median([np.median(row["int8_warm_us"]) for row in rows])),
         "networks": frozenset(name for row in rows for name in row["networks"] or ()),
     }

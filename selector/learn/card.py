@@ -81,6 +81,7 @@ def _facts(trained: Trained) -> str:
             ("int16 faster", f"{(data.log2_ratio < 0).mean():.1%} of the rows"),
             ("kernels", ", ".join(f"`{name}`" for name in sorted(data.fingerprints))),
             ("features", f"{len(NAMES)}, table `{TABLE_VERSION}`"),
+            ("prior", f"{trained.recipe.prior:.4g} of the roofline's answer"),
             ("hyper-parameters", f"{boosting}, {trained.recipe.tuning.trials} trials"),
         ],
     )

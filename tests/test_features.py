@@ -139,7 +139,11 @@ def test_known_rates_come_before_assumed_ones(avx2: TargetProfile) -> None:
     slow = named(DENSE, replace(avx2, rates=rates))
     assert slow["ratio_rate"] < named(DENSE, avx2)["ratio_rate"]
     assert slow["cache_balance"] == math.log2(50 / 5)
-    assert quantities.machine(replace(avx2, rates=rates)).bandwidth(1 << 40, threads=4) == 8e9
+    known = quantities.machine(replace(avx2, rates=rates, l2_bytes=1 << 20, l3_bytes=1 << 25))
+    assert known.bandwidth(1 << 40, 1 << 40, threads=4) == 8e9
+    own = 1 << 20  # in the caches of each core, twice as much in all
+    assert known.bandwidth(own, 2 * own, threads=2) == 2e9 * rates.l2_gbs
+    assert known.bandwidth(2 * own, 2 * own, threads=2) == 2e9 * rates.l3_gbs
 
 
 def test_threads_shorten_the_call(avx2: TargetProfile) -> None:

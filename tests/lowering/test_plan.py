@@ -165,6 +165,20 @@ def test_fewer_weights_for_winograd_where_they_come_from_memory(size: int, chann
     assert plan(work, profile, "int16").template == template
 
 
+def test_sums_of_a_block_fit_the_cache_with_avx512() -> None:
+    work = ConvWorkload(1, 62, 62, 16, 48, 3, 3, padding=(1, 1, 1, 1))  # 32 bytes of data a point, 192 of sums
+    wide, narrow = (replace(execute.profile(name), l2_bytes=2 << 20) for name in ("cascadelake", "x86-64-v3"))
+    assert winograd_layout.partition(scheme.F4, work, wide) == (2, 1)
+    assert winograd_layout.partition(scheme.F4, work, narrow) == (1, 1)
+
+
+@pytest.mark.parametrize(("channels", "template"), [(10, "direct"), (128, "winograd4x1")])
+def test_few_channels_are_not_worth_the_copy_of_winograd_with_vnni(channels: int, template: str) -> None:
+    work = ConvWorkload(1, 32, 32, 54, channels, 3, 1, padding=(1, 0, 1, 0), channel_bound=20_000)
+    profile = replace(execute.profile("cascadelake"), l2_bytes=2 << 20)
+    assert plan(work, profile, "int16").template == template
+
+
 def test_channels_that_fill_a_vector_in_part_cost_a_whole_one() -> None:
     profile = execute.profile("cascadelake")
     row = dot.candidates(profile, "int16")[0]

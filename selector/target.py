@@ -220,7 +220,7 @@ def _with_stored(
     """``found`` with the rates of ``there``, and cores and caches of what is meant."""
     level = found.name in LEVELS
     here = (level or found.name == codegen.llvm_get_system_cpu()) and found.arch == host_architecture()
-    meant: TargetProfile | StoredProfile = found if here and stored.rates.source != measured_on else stored
+    meant: TargetProfile | StoredProfile = found if here else stored
     if measured_on is not None and there.is_measured_on(measured_on):
         meant = there
     elif measured_on is not None and level:

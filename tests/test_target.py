@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import tvm
 
-from selector import profiles
+from selector import data, profiles
 from selector.collect.synthetic import synthesize
 from selector.lowering import build
 from selector.lowering.pipeline import compile_kernel
@@ -102,6 +102,13 @@ def test_caches_of_the_cpu_that_measured() -> None:
     assert replace(another, rates=None) == replace(profile("x86-64-v3"), rates=None)
     assert another.rates == stored.rates
     assert there.rates == stored.rates
+
+
+def test_code_for_another_cpu_has_the_caches_of_the_one_that_measured_it() -> None:
+    stored = profiles.read(data.folder("targets") / "emeraldrapids" / "alderlake.json")
+    there = profile("alderlake", measured_on=stored.rates.source)
+    assert (there.l2_bytes, there.l3_bytes, there.rates) == (stored.l2_bytes, stored.l3_bytes, stored.rates)
+    assert profile("alderlake").l2_bytes < there.l2_bytes
 
 
 def test_caches_of_a_cpu_that_another_target_was_measured_on() -> None:

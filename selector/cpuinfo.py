@@ -43,8 +43,14 @@ def flags() -> frozenset[str]:
 
 
 def model() -> str:
-    """Name of the CPU as the operating system shows it."""
-    return fields().get("model name") or platform.processor() or platform.machine()
+    """Name of the CPU as the operating system shows it, on x86 with its family and model numbers.
+
+    Hypervisors shorten names: "AMD EPYC" may be any generation, and the numbers tell them apart.
+    """
+    known = fields()
+    name = known.get("model name") or platform.processor() or platform.machine()
+    numbers = [f"{part} {known[key]}" for part, key in (("family", "cpu family"), ("model", "model")) if key in known]
+    return f"{name} ({', '.join(numbers)})" if numbers else name
 
 
 @functools.cache

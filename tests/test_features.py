@@ -1,4 +1,4 @@
-"""The table of features: complete, finite, the same for one workload as for many, versioned by what it computes."""
+"""The table of features: complete, finite, the same for one workload as for many."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from selector import features
 from selector.features import NAMES, TABLE, quantities
+from selector.lowering.plan import plan
 from selector.profiles import Rates
 from selector.target import TargetProfile, profile
 from selector.workload import ConvWorkload
@@ -20,6 +21,7 @@ from tests.lowering.cases import workloads
 DENSE = ConvWorkload(
     1, 28, 28, 64, 96, 3, 3, padding=(1, 1, 1, 1), data_zero_point=3, channel_bound=1 << 16, term2=False
 )
+DEPTHWISE = replace(DENSE, out_channels=64, groups=64)
 TARGETS = ("x86-64", "x86-64-v3", "cascadelake", "cortex-a72", "neoverse-n1")
 
 
@@ -30,7 +32,7 @@ def avx2() -> TargetProfile:
 
 def named(workload: ConvWorkload, target: TargetProfile) -> dict[str, float]:
     """Features by name."""
-    return dict(zip(NAMES, map(float, features.vector(workload, target)), strict=True))
+    return dict(zip(NAMES, map(float, features.matrix([workload], target)[0]), strict=True))
 
 
 def test_rows_are_documented_and_distinct() -> None:
@@ -49,7 +51,7 @@ def test_finite_for_every_workload(works: list[ConvWorkload], target: str) -> No
     assert found.shape == (len(works) + 1, len(TABLE))
     assert found.dtype == np.float64
     assert np.isfinite(found).all()
-    np.testing.assert_array_equal(found[0], features.vector(works[0], profile(target)))
+    np.testing.assert_array_equal(found[0], features.matrix(works[:1], profile(target))[0])
     np.testing.assert_array_equal(found[0], found[-1])
 
 
@@ -78,39 +80,58 @@ def test_a_row_holds_for_every_workload_that_has_it(
     work: ConvWorkload, facts: list[dict[str, int]], target: str
 ) -> None:
     works = [replace(work, **values) for values in facts]  # type: ignore[arg-type]
-    rows, which = features.distinct(works, profile(target))
-    np.testing.assert_array_equal(rows[which], [features.vector(each, profile(target)) for each in works])
+    together = features.describe(works, profile(target))
+    for each, row in zip(works, together.row_of, strict=True):
+        alone = features.describe([each], profile(target))
+        np.testing.assert_array_equal(together.x[row], alone.x[0])
+        np.testing.assert_array_equal(together.seconds[row], alone.seconds[0])
+        assert (together.dots[row], together.forms[row]) == (alone.dots[0], alone.forms[0])
 
 
 def test_layers_that_repeat_share_a_row(avx2: TargetProfile) -> None:
     again = replace(DENSE, data_zero_point=4, channel_bound=70_000)
     unlike = replace(DENSE, data_zero_point=0), replace(DENSE, channel_bound=1 << 22), replace(DENSE, weight_bound=9)
-    rows, which = features.distinct([DENSE, unlike[0], again, *unlike], avx2)
-    assert which == [0, 1, 0, 1, 2, 3]
-    assert rows.shape == (4, len(TABLE))
+    layers = features.describe([DENSE, unlike[0], again, *unlike], avx2)
+    assert layers.row_of == (0, 1, 0, 1, 2, 3)
+    assert layers.x.shape == (4, len(TABLE))
+    assert len(layers.seconds) == len(layers.dots) == len(layers.forms) == 4
 
 
 def test_values(avx2: TargetProfile) -> None:
     found = named(DENSE, avx2)
     assert found["macs"] == math.log2(28 * 28 * 96 * 9 * 64)
-    assert (found["kernel_area"], found["data_zero_point"], found["weight_class"]) == (9, 1, 0)
-    assert (found["int8_step"], found["int16_step"], found["int8_data_bytes"]) == (2, 2, 2)  # -128: widened
-    assert found["winograd"] == 4
-    assert found["int16_waste"] < found["int8_waste"]  # Winograd multiplies less
-    assert found["ratio_time"] == pytest.approx(found["int16_time"] - found["int8_time"])
+    assert (found["group_in_channels"], found["out_width"], found["term2"], found["threads"]) == (
+        6,
+        math.log2(28),
+        0,
+        0,
+    )
+    assert found["int16_waste"] < 0  # Winograd multiplies less
+    layers = features.describe([DENSE], avx2)
+    (int8, int16), ratio = layers.seconds[0], layers.roofline[0]
+    assert found["ratio_time"] == ratio == pytest.approx(math.log2(int16 / int8))
     assert found["ratio_memory"] > 0  # int16 moves more
+    assert layers.dots == (("avx2_pmaddwd_widen", "avx2_pmaddwd"),)  # -128: widened
+    assert layers.forms == ("direct pmaddwd_widen",)
+    assert features.describe([DEPTHWISE], avx2).forms[0].startswith("depthwise ")
+
+
+def test_rows_that_are_taken_are_workloads_of_their_own(avx2: TargetProfile) -> None:
+    layers = features.describe([DENSE, DEPTHWISE, DENSE], avx2)
+    part = layers.take(np.array([1, 1, 0]))
+    assert part.row_of == (0, 1, 2)
+    np.testing.assert_array_equal(part.x, layers.x[[1, 1, 0]])
+    assert part.forms == tuple(layers.forms[row] for row in (1, 1, 0))
 
 
 def test_weights_decide_the_instruction(avx2: TargetProfile) -> None:
-    classes = [
-        named(replace(DENSE, weight_bound=bound, pair_bound=pair, quad_bound=quad), avx2)
-        for bound, pair, quad in ((128, 256, 512), (127, 254, 508), (64, 128, 256), (32, 64, 128))
-    ]
-    assert [item["weight_class"] for item in classes] == [0, 1, 2, 3]
-    ratios = [item["ratio_rate"] for item in classes]
+    bounds = ((128, 256, 512), (127, 254, 508), (64, 128, 256), (32, 64, 128))
+    works = [replace(DENSE, weight_bound=bound, pair_bound=pair, quad_bound=quad) for bound, pair, quad in bounds]
+    assert [quantities.weight_class(work) for work in works] == [0, 1, 2, 3]
+    ratios = [named(work, avx2)["ratio_rate"] for work in works]
     assert ratios == sorted(ratios, reverse=True)
     assert ratios[0] > ratios[-1]
-    assert named(replace(DENSE, term2=True), avx2)["int8_term2"] > 0 == classes[0]["int8_term2"]
+    assert named(replace(DENSE, term2=True), avx2)["int8_term2"] > 0 == named(DENSE, avx2)["int8_term2"]
 
 
 @pytest.mark.parametrize("target", ["x86-64", "x86-64-v3", "emeraldrapids"])
@@ -128,17 +149,17 @@ def test_sums_of_few_channels_take_longer_than_their_additions(target: str) -> N
 
 
 def test_accumulators_too_large_for_winograd(avx2: TargetProfile) -> None:
-    sizes = [
-        named(replace(DENSE, channel_bound=bound), avx2)["winograd"] for bound in (1 << 16, 1 << 18, 1 << 20, 1 << 22)
-    ]
-    assert sizes == [4, 3, 2.25, 1]
+    works = [replace(DENSE, channel_bound=bound) for bound in (1 << 16, 1 << 18, 1 << 20, 1 << 22)]
+    assert [plan(work, avx2, "int16").saving for work in works] == [4, 3, 2.25, 1]
+    waste = [named(work, avx2)["int16_waste"] for work in works]
+    assert waste == sorted(waste)
+    assert waste[0] < -1 < waste[-1]
 
 
 def test_known_rates_come_before_assumed_ones(avx2: TargetProfile) -> None:
     rates = Rates("written", "test", (("avx2_pmaddwd", 10.0),), 100.0, 50.0, 20.0, 5.0, 8.0)
     slow = named(DENSE, replace(avx2, rates=rates))
     assert slow["ratio_rate"] < named(DENSE, avx2)["ratio_rate"]
-    assert slow["cache_balance"] == math.log2(50 / 5)
     known = quantities.machine(replace(avx2, rates=rates, l2_bytes=1 << 20, l3_bytes=1 << 25))
     assert known.bandwidth(1 << 40, 1 << 40, threads=4) == 8e9
     own = 1 << 20  # in the caches of each core, twice as much in all
@@ -147,14 +168,6 @@ def test_known_rates_come_before_assumed_ones(avx2: TargetProfile) -> None:
 
 
 def test_threads_shorten_the_call(avx2: TargetProfile) -> None:
-    one, two = named(DENSE, avx2), named(replace(DENSE, threads=2), avx2)
-    assert one["int8_time"] - 1.1 < two["int8_time"] < one["int8_time"]
-    assert two["int8_imbalance"] >= 0 == one["int8_imbalance"]
-
-
-def test_version_is_of_code_alone() -> None:
-    source = '"""Doc."""\nLIMIT = 3  # why\n\ndef twice(x):\n    """Doc."""\n    return "a" * x\n'
-    other = 'LIMIT=3\ndef twice(x):\n        return "a"*x\n'
-    assert features._code(source) == features._code(other)
-    assert features._code(source) != features._code(source.replace("3", "4"))
-    assert features._version() == features.TABLE_VERSION
+    one, two = (features.describe([replace(DENSE, threads=threads)], avx2).seconds[0] for threads in (1, 2))
+    assert (two < one).all()
+    assert (two > one / 2.2).all()

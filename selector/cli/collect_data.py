@@ -1,4 +1,4 @@
-"""``selector collect status | validate | merge | diff | plot``: commands on a dataset of measurements."""
+"""``selector collect status | validate | renumber | merge | diff | plot``: commands on a dataset of measurements."""
 
 from __future__ import annotations
 
@@ -73,6 +73,21 @@ def validate(
 
 
 @common.command
+def renumber(folder: Folder = MEASUREMENTS, as_json: common.AsJson = False, debug: common.Debug = False) -> None:
+    """Carry rows of older kernels over to today's, where building them again gives the same code."""
+    _require_packages()
+    from selector.collect import rebuild
+
+    with common.progress(f"building kernels of {folder} again", quiet=as_json) as update:
+        done = rebuild.renumber(folder, lambda fraction: update(fraction=fraction))
+    if as_json:
+        common.print_json({"folder": str(folder)} | asdict(done))
+        return
+    text = f"{done.renumbered} rows have the same code today, {done.changed} have not and do not count any more"
+    common.console().print(f"{folder}: {text}; {done.kept} had today's number")
+
+
+@common.command
 def merge(
     sources: Annotated[list[Path], typer.Argument(help="Dataset folders to copy the rows of.")],
     into: Annotated[Path, typer.Option(help="Dataset folder that gets the rows.")] = MEASUREMENTS,
@@ -114,7 +129,7 @@ def diff(
         found = quality.diff(ours, theirs)
         rows = dataset_tables.worst_pairs(found, ours, worst)
     if found.pairs.is_empty():
-        raise common.BadInput(f"{first} and {second} have no good row of the same workload and target")
+        raise common.BadInput(f"{first} and {second} have no pair of the same workload and target that counts")
     if as_json:
         only = {"only_first": found.only_first, "only_second": found.only_second}
         common.print_json(

@@ -84,6 +84,7 @@ def compile_network(
         "policy": policy,
         "threads": count,
         "lowerings": tables.lowering_counts(compiled.decisions),
+        "deciders": tables.deciders(compiled.decisions),
         "sources": dict(Counter(decision.source for decision in compiled.decisions)),
         "compile_seconds": seconds,
         "output": str(saved) if saved else None,
@@ -144,6 +145,8 @@ def _print(summary: dict[str, Any], differences: list[Difference]) -> None:
     out.print(common.describe_counts(summary["lowerings"]))
     sources = ", ".join(f"{source} ({count})" for source, count in summary["sources"].items())
     out.print(f"decided by {sources or 'nobody'}; compiled in {summary['compile_seconds']:.1f} s")
+    if summary["deciders"] is not None:
+        out.print(tables.describe_deciders(summary["deciders"]))
     if differences:
         out.print(tables.differences_table(differences))
     if summary["output"]:

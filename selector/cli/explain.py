@@ -35,7 +35,7 @@ def explain(
         module = selector.load(model)
         decisions = selector.explain(module, target=resolved, policy=policy, threads=count)
         stored = selector.stored_bytes(module, target=resolved, threads=count) if sizes else {}
-    counts = tables.lowering_counts(decisions)
+    counts, deciders = tables.lowering_counts(decisions), tables.deciders(decisions)
     if as_json:
         layers = [
             tables.decision_row(decision) | {"stored_bytes": stored.get(decision.layer)} for decision in decisions
@@ -47,6 +47,7 @@ def explain(
                 "policy": policy,
                 "threads": count,
                 "lowerings": counts,
+                "deciders": deciders,
                 "stored_bytes": tables.total_bytes(stored, decisions),
                 "layers": layers,
             }
@@ -59,6 +60,8 @@ def explain(
     if predictions is not None:
         out.print(predictions)
     out.print(common.describe_counts(counts))
+    if deciders is not None:
+        out.print(tables.describe_deciders(deciders))
     if stored:
         total = {name: tables.format_bytes(size) for name, size in tables.total_bytes(stored, decisions).items()}
         out.print("weights, packed: " + ", ".join(f"{size} {_HOW[name]}" for name, size in total.items()))

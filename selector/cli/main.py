@@ -48,6 +48,7 @@ collect_app = typer.Typer(cls=_WithDefault, help="Time both lowerings of many co
 collect_app.command("run")(collect)
 collect_app.command("status")(collect_data.status)
 collect_app.command("validate")(collect_data.validate)
+collect_app.command("renumber")(collect_data.renumber)
 collect_app.command("merge")(collect_data.merge)
 collect_app.command("diff")(collect_data.diff)
 collect_app.command("plot")(collect_data.plot)

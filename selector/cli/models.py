@@ -72,6 +72,9 @@ def reproduce(
     no_tune: Annotated[
         bool, typer.Option("--no-tune", help="Take the hyper-parameters that the model's search has found.")
     ] = False,
+    part: Annotated[
+        bool, typer.Option("--slice", help="Check a twentieth of the shapes alone: seconds instead of minutes.")
+    ] = False,
     as_json: common.AsJson = False,
     debug: common.Debug = False,
 ) -> None:
@@ -83,7 +86,10 @@ def reproduce(
     with common.progress("reading measurements", quiet=as_json) as update, releasing.policy(model) as (_, released):
         rows = datasets.load([dataset])
         update("training")
-        result = reproduction.reproduce(released, rows, tune=not no_tune)
+        if part:
+            result = reproduction.reproduce_slice(released, rows)
+        else:
+            result = reproduction.reproduce(released, rows, tune=not no_tune)
     if as_json:
         common.print_json({"model": released.name} | result.to_dict())
     else:

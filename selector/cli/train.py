@@ -77,12 +77,13 @@ def _log(trained: Trained, folders: list[Path], report: Path | None) -> Logged:
 
     with tempfile.TemporaryDirectory(prefix="selector-train-") as name:
         work = Path(name)
-        plots, written = work / "plots", work / "report.md"
-        plots.mkdir()
-        learning.save_plots(trained, plots)
+        files, written = work / "files", work / "files" / "report.md"
+        (files / "plots").mkdir(parents=True)
+        learning.save_plots(trained, files / "plots")
         written.write_text(card.report(trained), encoding="utf-8")
+        trained.evaluation.frame().write_parquet(files / "held-out.parquet")
         releasing.write(trained, work / tracking.RELEASE)
-        logged = tracking.log(trained, work / tracking.RELEASE, plots, written, folders)
+        logged = tracking.log(trained, work / tracking.RELEASE, files, folders)
         if report is not None:
             _replace(report, written.read_text(encoding="utf-8"))
     return logged

@@ -12,7 +12,7 @@ from tvm.target import codegen
 
 from selector import cpuinfo
 from selector.collect.record import Host
-from selector.lowering.fingerprint import kernel_fingerprint
+from selector.lowering.version import KERNEL_VERSION
 from selector.threads import host_cores
 
 
@@ -38,7 +38,7 @@ def builder_facts() -> dict[str, Any]:
     return {
         "tvm": tvm.__version__,
         "llvm": str(codegen.llvm_version_major()),
-        "fingerprint": kernel_fingerprint(),
+        "kernels": KERNEL_VERSION,
     }
 
 

@@ -83,6 +83,11 @@ def write_parts(folder: Path, table: pa.Table) -> list[Path]:
     return paths
 
 
+def replace_part(path: Path, table: pa.Table) -> None:
+    """Write other values of a part's own rows; whoever reads sees all of the old file or all of the new one."""
+    _write(path, table)
+
+
 def drop_duplicates(table: pa.Table) -> pa.Table:
     """The rows, in their order, without those whose id came before."""
     rows = pa.table({"id": table["id"], "row": pa.array(range(len(table)), pa.int64())})

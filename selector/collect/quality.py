@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from selector.collect.store import latest
+from selector.collect.pairs import pairs, usable
 
 DECIDED = 0.1  # |log2 ratio| from which on the winner is worth agreeing about; below, both lowerings are as fast
 
@@ -17,24 +17,26 @@ _ALL = "all"
 def status(frame: pl.DataFrame) -> pl.DataFrame:
     """Coverage of the rows that ``store.read`` gives: one row for each target, kind and number of threads.
 
-    ``rows``, ``ok``, ``noisy`` and ``error`` count rows; the rest is about the latest good row of each workload:
-    ``workloads``, ``int8_wins`` (a share), ``median_abs_log2`` and ``median_width`` (of the 95 % interval, in log2);
-    they are null where there is none.
+    ``rows``, ``ok``, ``noisy`` and ``error`` count rows, ``used`` those that count (``selector.collect.pairs``).  The
+    rest is about the pairs that these make: ``pairs``, ``int8_wins`` (a share), ``median_abs_log2`` and
+    ``median_width`` (of the 95 % interval, in log2); null where there is none.
     """
     counted = frame.group_by(_STRATUM).agg(
         pl.len().alias("rows"), *((pl.col("status") == name).sum().alias(name) for name in ("ok", "noisy", "error"))
     )
+    used = usable(frame).group_by(_STRATUM).agg(pl.len().alias("used"))
     good = (
-        latest(frame)
+        pairs(frame)
         .group_by(_STRATUM)
         .agg(
-            pl.len().alias("workloads"),
+            pl.len().alias("pairs"),
             (pl.col("log2_ratio") > 0).mean().alias("int8_wins"),
             pl.col("log2_ratio").abs().median().alias("median_abs_log2"),
-            (pl.col("log2_high") - pl.col("log2_low")).median().alias("median_width"),
+            pl.col("width").median().alias("median_width"),
         )
     )
-    joined = counted.join(good, on=_STRATUM, how="left").with_columns(pl.col("workloads").fill_null(0))
+    joined = counted.join(used, on=_STRATUM, how="left").join(good, on=_STRATUM, how="left")
+    joined = joined.with_columns(pl.col("used", "pairs").fill_null(0))
     return joined.sort(_STRATUM)
 
 
@@ -44,12 +46,12 @@ class Agreement:
 
     pairs: pl.DataFrame  # key, target, kind, first, second (log2 ratios), difference (absolute); the worst first
     groups: pl.DataFrame  # of pairs, see ``diff``
-    only_first: int  # keys without a good row in the other run
+    only_first: int  # keys that have no pair in the other run
     only_second: int
 
 
 def diff(first: pl.DataFrame, second: pl.DataFrame) -> Agreement:
-    """Agreement of the latest good rows of two datasets, whatever CPU they are of.
+    """Agreement of the pairs of two datasets, whatever CPU they are of.
 
     By target and kind, by target, and over all (named ``all``).
 
@@ -59,16 +61,16 @@ def diff(first: pl.DataFrame, second: pl.DataFrame) -> Agreement:
     exceed; ``median_difference`` and ``worst_difference`` of the log2 ratios, absolute.
     """
     columns = ["key", "target", "kind"]
-    ours, theirs = (latest(frame).unique("key", keep="last", maintain_order=True) for frame in (first, second))
+    ours, theirs = (pairs(frame).sort("timestamp").unique("key", keep="last") for frame in (first, second))
     ours = ours.select(*columns, pl.col("log2_ratio").alias("first"))
     theirs = theirs.select("key", pl.col("log2_ratio").alias("second"))
-    pairs = ours.join(theirs, on="key").with_columns((pl.col("first") - pl.col("second")).abs().alias("difference"))
-    by_target = pairs.with_columns(pl.lit(_ALL).alias("kind"))
+    both = ours.join(theirs, on="key").with_columns((pl.col("first") - pl.col("second")).abs().alias("difference"))
+    by_target = both.with_columns(pl.lit(_ALL).alias("kind"))
     over_all = by_target.with_columns(pl.lit(_ALL).alias("target"))
     decided = pl.col("first").abs() > DECIDED
     same = pl.col("first").sign() == pl.col("second").sign()
     groups = (
-        pl.concat([pairs, by_target, over_all])
+        pl.concat([both, by_target, over_all])
         .group_by("target", "kind")
         .agg(
             pl.len().alias("pairs"),
@@ -80,5 +82,5 @@ def diff(first: pl.DataFrame, second: pl.DataFrame) -> Agreement:
         )
         .sort(pl.col("target") == _ALL, "target", pl.col("kind") == _ALL, "kind")
     )
-    pairs = pairs.sort("difference", "key", descending=[True, False])
-    return Agreement(pairs, groups, len(ours) - len(pairs), len(theirs) - len(pairs))
+    both = both.sort("difference", "key", descending=[True, False])
+    return Agreement(both, groups, len(ours) - len(both), len(theirs) - len(both))

@@ -11,7 +11,7 @@ from typing import Literal
 
 from selector.workload import ConvWorkload
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LOCAL = "local"  # the device that is this machine
 
 Status = Literal["ok", "noisy", "error"]  # noisy: the interval of the ratio stayed wider than asked for
@@ -47,7 +47,7 @@ class Host:
     governor: str  # CPU frequency governor; "unknown" where the system hides it
     tvm: str
     llvm: str
-    fingerprint: str  # selector.lowering.fingerprint.kernel_fingerprint
+    kernels: int  # selector.lowering.version.KERNEL_VERSION
     device: str = LOCAL  # or the key of the RPC device
     emulated: bool = False  # true: times mean nothing, never used for training
 

@@ -13,7 +13,7 @@ from selector.collect.protocol import Rules, time_pair
 from selector.collect.record import LOCAL, Host, Measurement, Samples
 from selector.collect.synthetic import synthesize
 from selector.lowering import build
-from selector.lowering.fingerprint import code_hash
+from selector.lowering.version import code_hash
 from selector.target import TargetProfile
 from selector.workload import ConvWorkload
 

@@ -135,14 +135,6 @@ def measurements(folder: Path | str) -> list[Measurement]:
     return from_table(_load(Path(folder)))
 
 
-def latest(frame: polars.DataFrame) -> polars.DataFrame:
-    """The row to use of every key and CPU: the latest that is ``ok`` and not emulated, of repetitions of it."""
-    import polars as pl
-
-    usable = frame.filter((pl.col("status") == "ok") & ~pl.col("emulated"))
-    return usable.sort("timestamp", maintain_order=True).unique(["key", "cpu"], keep="last", maintain_order=True)
-
-
 def compact(folder: Path | str) -> int:
     """Merge the files of each target into one; returns how many files are gone.
 

@@ -17,6 +17,9 @@ from selector.policy.release import Release
 from selector.target import TargetLike, TargetProfile, profile
 from selector.workload import ConvWorkload
 
+_DEVIATIONS = 2.56  # of a normal distribution, that an interval of 80 % is wide
+_UNKNOWN = 0.5  # log2, where the model has no interval
+
 
 @dataclass(frozen=True)
 class ReleasedModel:
@@ -26,7 +29,10 @@ class ReleasedModel:
 
     def predict(self, workloads: Sequence[ConvWorkload], target: TargetProfile) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of log2(t_int16 / t_int8), each (len(workloads),) float64."""
-        return self.release.predict(features.matrix(workloads, target))
+        layers = features.describe(workloads, target)
+        judged, rows = self.release.model.judge(layers, target), list(layers.row_of)
+        width = np.where(np.isnan(judged.low), _UNKNOWN, judged.high - judged.low)
+        return judged.ratio[rows], width[rows] / _DEVIATIONS
 
 
 def pending(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,13 +13,11 @@ import polars as pl
 import pyarrow as pa
 
 from selector.collect import parts
+from selector.collect.rebuild import sample, wrong
 from selector.collect.record import DatasetError, measurement_key
 from selector.collect.store import JOURNAL, existing_folder, pending_table
-from selector.collect.synthetic import synthesize
 from selector.collect.table import SCHEMA, workload
-from selector.lowering import LOWERINGS, build
-from selector.lowering.fingerprint import code_hash, kernel_fingerprint
-from selector.target import profile
+from selector.lowering.version import KERNEL_VERSION
 from selector.workload import UnsupportedWorkload
 
 Severity = Literal["error", "warning", "note"]
@@ -61,8 +58,8 @@ def validate(
     """Check every file and row of a dataset.
 
     ``rebuild``: build the kernels of that many rows of each target, drawn at random by ``seed``, and compare the
-    hashes of their TIR with those in the rows; equal hashes prove that a row still describes the present kernels even
-    where the fingerprint of the sources is another.  ``progress`` gets the fraction of the rebuilding done.
+    hashes of their TIR with those in the rows (``selector.collect.rebuild``).  ``progress`` gets the share of the
+    rebuilding that is done.
 
     Raises DatasetError where there is no such folder.
     """
@@ -83,11 +80,10 @@ def validate(
     findings += _duplicates(len(everything) - len(frame))
     for check in _CHECKS:
         findings += check(frame)
-    rebuilt = 0
-    if rebuild:
-        rebuilt, found = _rebuild(frame, rebuild, seed, progress)
-        findings += found
-    return Validation(len(paths), len(frame), rebuilt, tuple(findings))
+    rows = sample(frame, rebuild, seed) if rebuild else frame.clear()
+    what = f"kernels of {len(rows)} rows are not the measured ones"
+    findings += _examples("error", "rebuild", what, wrong(rows, progress))
+    return Validation(len(paths), len(frame), len(rows), tuple(findings))
 
 
 def _frame(table: pa.Table) -> pl.DataFrame:
@@ -118,24 +114,24 @@ def _repetitions(frame: pl.DataFrame) -> Iterator[Finding]:
 
 def _identity(frame: pl.DataFrame) -> Iterator[Finding]:
     """Key and kind follow from the workload."""
-    wrong = []
+    contradicting = []
     for row in frame.select(pl.exclude(pl.List(pl.Float32))).iter_rows(named=True):
         try:
             work = workload(row)
         except UnsupportedWorkload as error:
-            wrong.append(f"{row['id']}: {error}")
+            contradicting.append(f"{row['id']}: {error}")
             continue
         if (row["kind"], row["key"]) != (work.kind, measurement_key(work, row["target"])):
-            wrong.append(f"{row['id']}: key or kind is not that of {work.describe()}")
-    yield from _examples("error", "identity", "rows contradict their workload", wrong)
+            contradicting.append(f"{row['id']}: key or kind is not that of {work.describe()}")
+    yield from _examples("error", "identity", "rows contradict their workload", contradicting)
 
 
 def _samples(frame: pl.DataFrame) -> Iterator[Finding]:
     """Ratio and interval of a measured row follow from its samples."""
     columns = ["id", "int8_warm_us", "int16_warm_us", "log2_ratio", "log2_low", "log2_high"]
     measured = frame.filter(pl.col("status") != "error").select(columns)
-    wrong = [f"{row['id']}: {why}" for row in measured.iter_rows(named=True) if (why := _wrong_samples(row))]
-    yield from _examples("error", "samples", "measured rows contradict their samples", wrong)
+    contradicting = [f"{row['id']}: {why}" for row in measured.iter_rows(named=True) if (why := _wrong_samples(row))]
+    yield from _examples("error", "samples", "measured rows contradict their samples", contradicting)
 
 
 def _wrong_samples(row: dict[str, Any]) -> str:
@@ -194,66 +190,19 @@ def _emulated(frame: pl.DataFrame) -> Iterator[Finding]:
         yield Finding("warning", "emulated", text, len(emulated))
 
 
-def _fingerprints(frame: pl.DataFrame) -> Iterator[Finding]:
-    stale = frame.filter(pl.col("fingerprint") != kernel_fingerprint())
-    if len(stale):
-        text = f"{_share(stale, frame)} were measured before sources changed; --rebuild tells if their kernels did"
-        yield Finding("warning", "fingerprint", text, len(stale))
-
-
-def described_by(frame: pl.DataFrame, count: int = 10, seed: int = 0) -> frozenset[str]:
-    """Fingerprints of the sources that make the kernels which the rows are of.
-
-    The present one, where ``count`` rows of each target, drawn at random and built again, are the same code as then:
-    most changes of sources change no kernel.  Else those that the rows were measured with.
-    """
-    measured_with = frozenset(frame["fingerprint"].unique().to_list())
-    if measured_with == {kernel_fingerprint()}:
-        return measured_with
-    rebuilt, different = _rebuild(frame, count, seed, None)
-    return measured_with if different or not rebuilt else frozenset({kernel_fingerprint()})
-
-
-_CHECKS = (_repetitions, _identity, _samples, _errors, _noise, _drift, _emulated, _fingerprints)
-
-
-def _rebuild(
-    frame: pl.DataFrame, count: int, seed: int, progress: Callable[[float], None] | None
-) -> tuple[int, list[Finding]]:
-    """Number of rows whose kernels were built, and what came out differently.
-
-    A kernel also depends on the sizes of the caches: those of the CPU that measured, where a stored profile is of it,
-    else this machine's, so that rows of another one may differ for that alone.
-    """
-    measured = frame.filter(pl.col("int8_code").is_not_null() & pl.col("int16_code").is_not_null())
-    chosen: list[str] = []
-    for target in measured["target"].unique().sort():
-        ids = sorted(measured.filter(pl.col("target") == target)["id"])
-        chosen += random.Random(seed).sample(ids, min(count, len(ids)))
-    rows = measured.filter(pl.col("id").is_in(chosen))
-    wrong: list[str] = []
-    for done, row in enumerate(rows.iter_rows(named=True), 1):
-        wrong += _rebuilt_differently(row)
-        if progress:
-            progress(done / len(rows))
-    return len(rows), list(
-        _examples("error", "rebuild", f"kernels of {len(rows)} rows are not the measured ones", wrong)
+def _kernels(frame: pl.DataFrame) -> Iterator[Finding]:
+    older, newer = (
+        frame.filter(chosen) for chosen in (pl.col("kernels") < KERNEL_VERSION, pl.col("kernels") > KERNEL_VERSION)
     )
+    if len(older):
+        text = f"{_share(older, frame)} are of older kernels and do not count: `selector collect renumber`"
+        yield Finding("warning", "kernels", text, len(older))
+    if len(newer):
+        text = f"{_share(newer, frame)} are of kernels that this version (kernels {KERNEL_VERSION}) does not know"
+        yield Finding("error", "kernels", text, len(newer))
 
 
-def _rebuilt_differently(row: dict[str, Any]) -> Iterator[str]:
-    work = workload(row)
-    constants, _ = synthesize(work, row["seed"])
-    target = profile(row["target"], row["cpu"])
-    for lowering in LOWERINGS:
-        what, then = f"{row['id']}: {lowering} of {work.describe()}", row[f"{lowering}_code"]
-        try:
-            now = code_hash(build(work, constants, target, lowering))
-        except Exception as error:  # whatever TVM raises: the row cannot be made again
-            yield f"{what} cannot be built: {str(error).splitlines()[0]}"
-            continue
-        if now != then:
-            yield f"{what} is {now}, was {then}"
+_CHECKS = (_repetitions, _identity, _samples, _errors, _noise, _drift, _emulated, _kernels)
 
 
 def _examples(severity: Severity, check: str, what: str, wrong: list[str]) -> Iterator[Finding]:

@@ -1,58 +1,79 @@
 """Features of a workload on a target: the same numbers for training and for the compiler.
 
-``TABLE`` says what they are; ``vector`` and ``matrix`` compute them, columns in the order of the table.
+``TABLE`` says what they are; ``describe`` computes them, columns in the order of the table.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import io
 import math
 import operator
-import tokenize
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import fields
-from pathlib import Path
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from selector.features import quantities
-from selector.features.quantities import Machine, machine, side
-from selector.features.table import TABLE, Feature
+from selector.features.quantities import Machine, Side, machine, side
+from selector.features.table import FEATURE_VERSION, TABLE, Feature
 from selector.lowering import dot
 from selector.lowering.plan import facts
 from selector.lowering.scheme import schemes
 from selector.target import TargetProfile
 from selector.workload import ConvWorkload
 
-__all__ = ["NAMES", "TABLE", "TABLE_VERSION", "Feature", "distinct", "matrix", "vector"]
+__all__ = ["FEATURE_VERSION", "NAMES", "RATIO", "TABLE", "Feature", "Layers", "describe", "matrix"]
 
 NAMES: tuple[str, ...] = tuple(feature.name for feature in TABLE)
+RATIO = NAMES.index("ratio_time")  # column of the analytic model's own log2(t_int16 / t_int8)
 
 
-def vector(workload: ConvWorkload, target: TargetProfile) -> np.ndarray:
-    """Features of one workload, (features,) float64."""
-    return matrix([workload], target)[0]
-
-
-def matrix(workloads: Sequence[ConvWorkload], target: TargetProfile) -> np.ndarray:
-    """Features of many workloads, (workloads, features) float64."""
-    rows, which = distinct(workloads, target)
-    return rows[which]
-
-
-def distinct(workloads: Sequence[ConvWorkload], target: TargetProfile) -> tuple[np.ndarray, list[int]]:
-    """Features without repetition, (rows, features) float64, and the row of each workload.
+@dataclass(frozen=True)
+class Layers:
+    """What policies know of some workloads on one target: a row for each that differs from the others.
 
     A network repeats its layers with other weights: MobileNetV2 has 53 convolutions and 31 rows.
     """
+
+    x: np.ndarray  # (rows, features) float64
+    seconds: np.ndarray  # (rows, 2) float64, the analytic model's time of int8 and of int16
+    dots: tuple[tuple[str, str], ...]  # (rows,), names of the dot rows that int8 and int16 would use
+    forms: tuple[str, ...]  # (rows,), template and instruction of int8, such as "depthwise pmaddubsw"
+    row_of: tuple[int, ...]  # (workloads,), the row of each workload
+
+    def take(self, rows: np.ndarray) -> Layers:
+        """The rows with these indices, as if each were a workload of its own."""
+        dots, forms = tuple(self.dots[row] for row in rows), tuple(self.forms[row] for row in rows)
+        return Layers(self.x[rows], self.seconds[rows], dots, forms, tuple(range(len(forms))))
+
+    @property
+    def roofline(self) -> np.ndarray:
+        """The analytic model's log2(t_int16 / t_int8), (rows,) float64."""
+        ratio: np.ndarray = self.x[:, RATIO]
+        return ratio
+
+
+def describe(workloads: Sequence[ConvWorkload], target: TargetProfile) -> Layers:
+    """Features of workloads, and what else a policy decides by."""
     known, dots = machine(target), dot.candidates(target, "int8")
     kinds = [_kind(workload, dots) for workload in workloads]
     examples = dict(zip(kinds, workloads, strict=True))
-    rows = np.array([_row(workload, known) for workload in examples.values()], np.float64).reshape(-1, len(TABLE))
     number = {kind: index for index, kind in enumerate(examples)}
-    return rows, [number[kind] for kind in kinds]
+    sides = [(side(workload, known, "int8"), side(workload, known, "int16")) for workload in examples.values()]
+    rows = [_row(workload, known, *pair) for workload, pair in zip(examples.values(), sides, strict=True)]
+    return Layers(
+        x=np.array(rows, np.float64).reshape(-1, len(TABLE)),
+        seconds=np.array([(a.total, b.total) for a, b in sides], np.float64).reshape(-1, 2),
+        dots=tuple((a.plan.row.name, b.plan.row.name) for a, b in sides),
+        forms=tuple(f"{a.plan.template} {a.plan.row.instruction}" for a, _ in sides),
+        row_of=tuple(number[kind] for kind in kinds),
+    )
+
+
+def matrix(workloads: Sequence[ConvWorkload], target: TargetProfile) -> np.ndarray:
+    """Features alone, one row for each workload, (workloads, features) float64."""
+    layers = describe(workloads, target)
+    return layers.x[list(layers.row_of)]
 
 
 def _kind(workload: ConvWorkload, dots: Sequence[dot.Dot]) -> Hashable:
@@ -71,52 +92,12 @@ _FACTS = {"data_zero_point", "weight_zero_point", "weight_bound", "pair_bound", 
 _shape = operator.attrgetter(*(field.name for field in fields(ConvWorkload) if field.name not in _FACTS))
 
 
-def _row(workload: ConvWorkload, known: Machine) -> tuple[float, ...]:
-    return _formulas()(
-        w=workload,
-        t=known.target,
-        a=side(workload, known, "int8"),
-        b=side(workload, known, "int16"),
-        pixels=workload.out_height * workload.out_width,
-        reduction=workload.kernel_height * workload.kernel_width * workload.group_in_channels,
-        l2=known.levels[1][1],
-        memory=known.levels[-1][1],
-    )
+def _row(workload: ConvWorkload, known: Machine, int8: Side, int16: Side) -> tuple[float, ...]:
+    return _formulas()(w=workload, t=known.target, a=int8, b=int16)
 
 
 @functools.cache
 def _formulas() -> Callable[..., tuple[float, ...]]:
     """Every formula of the table as one function, which costs a tenth of a function each."""
     body = ", ".join(f"({feature.formula})" for feature in TABLE)
-    names = {"log2": math.log2, "weight_class": quantities.weight_class}
-    return eval(f"lambda *, w, t, a, b, pixels, reduction, l2, memory: ({body},)", names)
-
-
-def _version() -> str:
-    """16 hex digits over names, formulas and the code behind them.
-
-    Comments, docstrings and layout do not count, nor do the models in ``selector.lowering``: a change there shows in
-    ``selector.lowering.fingerprint``.
-    """
-    digest = hashlib.sha256()
-    for feature in TABLE:
-        digest.update(f"{feature.name}\0{feature.formula}\0".encode())
-    for token in _code(Path(quantities.__file__).read_text()):
-        digest.update(token.encode() + b"\0")
-    return digest.hexdigest()[:16]
-
-
-def _code(source: str) -> list[str]:
-    """The tokens of a module without comments, docstrings and layout."""
-    layout = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING)
-    texts: list[str] = []
-    begins = True  # whether the next token begins a statement: a string there is a docstring
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type not in layout and not (begins and token.type == tokenize.STRING):
-            texts.append(token.string)
-        if token.type not in (tokenize.COMMENT, tokenize.NL):
-            begins = token.type in (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING)
-    return texts
-
-
-TABLE_VERSION = _version()  # a model of another version does not load
+    return eval(f"lambda *, w, t, a, b: ({body},)", {"log2": math.log2})

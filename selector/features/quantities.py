@@ -93,10 +93,8 @@ class Side(NamedTuple):
     """One lowering of a workload on a target; seconds are of the whole call, all threads at work."""
 
     plan: Plan
-    lanes: int  # of the dot instruction, as are the next three
-    step: int
-    rate: float  # multiply-accumulates a second of one core
-    loop_rate: float
+    rate: float  # multiply-accumulates a second of one core, of the dot instruction
+    loop_rate: float  # the same of its inner loop
     products: float  # seconds of the dot instructions alone, at that rate
     compute: float  # seconds of the template's model: products, loads and transforms
     prepare: float  # seconds of copying, converting, padding or interleaving the data
@@ -105,8 +103,6 @@ class Side(NamedTuple):
     total: float  # seconds: the longer of computing and moving, and the call itself
     traffic: float  # bytes moved
     working_set: float  # bytes touched
-    held: float  # bytes of these that one core touches
-    share: float  # of the work that the busiest thread has: 1 / threads at best
 
 
 def side(workload: ConvWorkload, known: Machine, lowering: str) -> Side:
@@ -138,8 +134,6 @@ def side(workload: ConvWorkload, known: Machine, lowering: str) -> Side:
     )
     return Side(
         plan=made,
-        lanes=row.lanes,
-        step=row.step,
         rate=rate,
         loop_rate=known.loop_rate(row),
         products=made.macs / rate * share,
@@ -150,8 +144,6 @@ def side(workload: ConvWorkload, known: Machine, lowering: str) -> Side:
         total=max(compute + prepare + term2, memory) + _CALL_SECONDS + (_WAKE_SECONDS if threads > 1 else 0),
         traffic=moved + again + 2 * made.scratch_bytes,
         working_set=working_set,
-        held=held,
-        share=share,
     )
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from selector.learn.dataset import Dataset
 from selector.policy.base import Policy
 from selector.policy.fixed import Fixed
-from selector.policy.roofline import RATIO
 from selector.policy.rule import Rule
 
 # both give (rows,) bool: true where int16 is chosen
@@ -72,7 +71,7 @@ KNOWN: dict[str, Known] = {
     "int16": lambda dataset: choices(Fixed("int16"), dataset),
     "rule": lambda dataset: choices(Rule(), dataset),
     "expert": expert,
-    "roofline": lambda dataset: dataset.features[:, RATIO] < 0,
+    "roofline": lambda dataset: dataset.layers.roofline < 0,
 }
 FITTED: dict[str, Fitted] = {"logistic": logistic_regression, "tree": decision_tree}
 NAMES = (*KNOWN, *FITTED)

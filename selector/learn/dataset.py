@@ -8,14 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from selector import profiles
 from selector.collect import table
+from selector.collect.pairs import pairs
 from selector.collect.record import DatasetError
-from selector.policy.release import instruction_set
+from selector.features import TABLE, Layers, describe
+from selector.lowering import dot
+from selector.policy.model import Judgement, Model
 from selector.profiles import ProfileError, Rates
 from selector.target import TargetProfile, profile
 from selector.workload import ConvWorkload
@@ -31,7 +34,7 @@ _SHAPE_FIELDS = (
 
 @dataclass(frozen=True)
 class Dataset:
-    """One row per workload, target and CPU, in the order of their keys; repetitions are merged.
+    """One row for each pair of ``selector.collect.pairs``, in its order.
 
     Arrays have one element (``features``: one row) for each.
     """
@@ -43,7 +46,6 @@ class Dataset:
     width: np.ndarray  # float64, of the 95 % confidence interval of log2_ratio
     int8_us: np.ndarray  # float64, microseconds of one call
     networks: tuple[frozenset[str], ...]  # published networks that the workload occurs in
-    fingerprints: frozenset[str]  # of sources that make the kernels that were measured
     rates: Mapping[str, Rates] = field(default_factory=dict)  # of targets, instead of those that they have
 
     def __len__(self) -> int:
@@ -65,14 +67,30 @@ class Dataset:
         return np.array([work.threads for work in self.workloads])
 
     @cached_property
+    def layers(self) -> Layers:
+        """What policies know of each row, all of them as workloads of their own."""
+        x, seconds = np.empty((len(self), len(TABLE))), np.empty((len(self), 2))
+        names: list[tuple[tuple[str, str], str]] = [(("", ""), "")] * len(self)
+        for rows, known in self.by_profile():
+            found = describe([self.workloads[row] for row in rows], known)
+            which = list(found.row_of)
+            x[rows], seconds[rows] = found.x[which], found.seconds[which]
+            for row, place in zip(rows, which, strict=True):
+                names[row] = found.dots[place], found.forms[place]
+        dots, forms = (tuple(column) for column in zip(*names, strict=True))
+        return Layers(x, seconds, dots, forms, tuple(range(len(self))))
+
+    @property
     def features(self) -> np.ndarray:
         """(rows, features) float64, columns as in ``selector.features.TABLE``."""
-        from selector.features import TABLE, matrix
+        return self.layers.x
 
-        values = np.empty((len(self), len(TABLE)))
-        for rows, known in self.by_profile():
-            values[rows] = matrix([self.workloads[row] for row in rows], known)
-        return values
+    def judge(self, model: Model) -> Judgement:
+        """What a model says of every row, as the compiler asks it."""
+        parts = [(rows, model.judge(self.layers.take(rows), target)) for rows, target in self.by_profile()]
+        order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+        whole = Judgement.join([part for _, part in parts])
+        return whole.take(order)
 
     def by_profile(self) -> Iterator[tuple[np.ndarray, TargetProfile]]:
         """Indices of the rows of each target and CPU, and what features and policies know of it."""
@@ -81,9 +99,9 @@ class Dataset:
             rows = np.flatnonzero((self.targets == target) & (self.cpus == cpu))
             yield rows, replace(known, rates=self.rates.get(target, known.rates))
 
-    def instruction_sets(self) -> dict[str, tuple[str, ...]]:
-        """Target -> its dot instructions: targets may differ in name only."""
-        return {str(name): instruction_set(profile(str(name))) for name in np.unique(self.targets)}
+    def instruction_sets(self) -> dict[str, frozenset[str]]:
+        """Target -> names of the dot rows that its CPU has: targets may differ in name only."""
+        return {str(name): _instruction_set(profile(str(name))) for name in np.unique(self.targets)}
 
     def with_profiles(self, folder: Path) -> Dataset:
         """The same rows, the rates of the targets that have a profile in the folder taken from there.
@@ -118,26 +136,24 @@ class Dataset:
             width=self.width[rows],
             int8_us=self.int8_us[rows],
             networks=tuple(self.networks[row] for row in rows),
-            fingerprints=self.fingerprints,
             rates=self.rates,
         )
-        if "features" in self.__dict__:  # computed once, for all of its splits
-            part.__dict__["features"] = self.features[rows]
+        if "layers" in self.__dict__:  # computed once, for all of its splits
+            part.__dict__["layers"] = self.layers.take(rows)
         return part
 
 
 def load(folders: Sequence[Path], *, rebuild: bool = False) -> Dataset:
-    """The usable measurements of all folders together.
+    """The rows that count of all folders together, see ``selector.collect.pairs``.
 
-    ``rebuild``: build kernels of some rows again, where the sources changed since, to know whether the rows are of
-    today's (``selector.collect.validate.described_by``); a released model says so.
+    ``rebuild``: build kernels of some rows again, to be sure that the rows are of today's: a released model says so.
 
-    Rows that failed or were emulated are left out.  Raises DatasetError for a folder that is missing, and where no
-    row is left.
+    Raises DatasetError for a folder that is missing, where no row counts, and where kernels came out differently.
     """
     import polars
 
-    from selector.collect import store, validate
+    from selector.collect import rebuild as rebuilding
+    from selector.collect import store
 
     for folder in folders:
         if not folder.is_dir():
@@ -146,47 +162,26 @@ def load(folders: Sequence[Path], *, rebuild: bool = False) -> Dataset:
     dataset = from_frame(frame)
     if not len(dataset):
         names = ", ".join(map(str, folders))
-        raise DatasetError(f"no usable measurement in {names}: rows must be measured without error and not emulated")
+        raise DatasetError(f"no row of {names} counts: each failed, stayed noisy, was emulated or is of other kernels")
     if rebuild:
-        dataset = replace(dataset, fingerprints=validate.described_by(frame.filter(~polars.col("emulated"))))
+        rebuilding.require_todays(frame)
     return dataset
 
 
 def from_frame(frame: polars.DataFrame) -> Dataset:
     """The training set of the columns that ``selector.collect.store.read`` gives."""
-    import polars
-
-    usable = frame.filter(
-        (polars.col("status") != "error") & ~polars.col("emulated") & polars.col("log2_ratio").is_finite()
-    )
-    repetitions: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in usable.iter_rows(named=True):
-        repetitions.setdefault((row["key"], row["cpu"]), []).append(row)
-    rows = [_merge(repetitions[key]) for key in sorted(repetitions)]
+    merged = pairs(frame)
+    rows = list(merged.iter_rows(named=True))
     return Dataset(
-        workloads=tuple(row["workload"] for row in rows),
-        targets=np.array([row["target"] for row in rows], dtype=str),
-        cpus=np.array([row["cpu"] for row in rows], dtype=str),
-        log2_ratio=np.array([row["log2_ratio"] for row in rows], dtype=float),
-        width=np.array([row["width"] for row in rows], dtype=float),
-        int8_us=np.array([row["int8_us"] for row in rows], dtype=float),
-        networks=tuple(row["networks"] for row in rows),
-        fingerprints=frozenset(usable["fingerprint"].unique().to_list()),
+        workloads=tuple(map(table.workload, rows)),
+        targets=merged["target"].to_numpy().astype(str),
+        cpus=merged["cpu"].to_numpy().astype(str),
+        log2_ratio=merged["log2_ratio"].to_numpy().astype(float),
+        width=merged["width"].to_numpy().astype(float),
+        int8_us=merged["int8_us"].to_numpy().astype(float),
+        networks=tuple(frozenset(row["networks"] or ()) for row in rows),
     )
 
 
-def _merge(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Repetitions of one measurement as one: medians, and an interval at least as wide as their disagreement."""
-    ratios = [row["log2_ratio"] for row in rows]
-    width = float(np.median([row["log2_high"] - row["log2_low"] for row in rows]))
-    if len(rows) > 1:
-        width = max(width / len(rows) ** 0.5, max(ratios) - min(ratios))
-    return {
-        "workload": table.workload(rows[0]),
-        "target": rows[0]["target"],
-        "cpu": rows[0]["cpu"],
-        "log2_ratio": float(np.median(ratios)),
-        "width": width,
-        "int8_us": float(np.median([np.median(row["int8_warm_us"]) for row in rows])),
-        "networks": frozenset(name for row in rows for name in row["networks"] or ()),
-    }
+def _instruction_set(target: TargetProfile) -> frozenset[str]:
+    return frozenset(row.name for row in (*dot.candidates(target, "int8"), *dot.candidates(target, "int16")))

@@ -67,6 +67,13 @@ def gap_closed(policy: Score, baselines: Mapping[str, Score]) -> float:
     return (policy.mean - best) / (1 - best) if best < 1 else float(policy.mean == 1)
 
 
+def chance_corrected(log2_ratio: np.ndarray, int16: np.ndarray) -> float:
+    """Mean efficiency on a scale where tossing a coin for every row is 0 and the oracle is 1; see ``efficiency``."""
+    coin = float((1 + np.exp2(-np.abs(log2_ratio))).mean() / 2)
+    mean = float(efficiency(log2_ratio, int16).mean())
+    return (mean - coin) / (1 - coin) if coin < 1 else 1.0
+
+
 def time_ratio(int8_us: np.ndarray, log2_ratio: np.ndarray, int16: np.ndarray) -> float:
     """Summed time of the chosen lowerings over that of the faster ones: what a network made of these rows loses."""
     int16_us = int8_us * np.exp2(log2_ratio)

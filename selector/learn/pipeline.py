@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from selector import profiles
 from selector.learn import model
 from selector.learn.dataset import Dataset
-from selector.learn.evaluation import Evaluation, evaluate
-from selector.learn.fallback import shipped
-from selector.learn.model import Ensemble
-from selector.learn.recipe import Recipe
+from selector.learn.evaluation import Evaluation, evaluate, intervals
+from selector.learn.model import Fitted
+from selector.learn.recipe import Boosting, Recipe
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Trained:
 
     dataset: Dataset
     recipe: Recipe
-    ensemble: Ensemble  # from all rows
+    fitted: Fitted  # from all rows
     evaluation: Evaluation  # of models made the same way without the rows that they are held against
     agreement: dict[str, float]  # target -> share of rows decided alike from its measured and its modelled profile
     seconds: float
@@ -37,12 +36,20 @@ def train(dataset: Dataset, recipe: Recipe, progress: Callable[[str, float], Non
     start = time.monotonic()
     modelled = _modelled(dataset)
     evaluation = evaluate(dataset, recipe, progress, modelled)
-    ensemble = model.fit(dataset, recipe, model.tune(dataset, recipe))
+    fitted = fit(dataset, recipe, model.tune(dataset, recipe))
+    held_out = evaluation.held_out
+    unknown = intervals(held_out["cpu"]) if "cpu" in held_out else None
+    made = replace(fitted, model=replace(fitted.model, known=intervals(held_out["shape"]), unknown=unknown))
     alike = {}
     if modelled is not None:
-        first, second = (shipped(ensemble, dataset, data, recipe.thresholds) for data in (dataset, modelled))
+        first, second = (data.judge(made.model).int16 for data in (dataset, modelled))
         alike = agreement(dataset, modelled, first, second)
-    return Trained(dataset, recipe, ensemble, evaluation, alike, time.monotonic() - start)
+    return Trained(dataset, recipe, made, evaluation, alike, time.monotonic() - start)
+
+
+def fit(dataset: Dataset, recipe: Recipe, boosting: Boosting) -> Fitted:
+    """The model of all rows, without the intervals, which need held-out rows."""
+    return model.fit(dataset, recipe, boosting, model.fit_trust(dataset, recipe, boosting))
 
 
 def agreement(dataset: Dataset, other: Dataset, first: np.ndarray, second: np.ndarray) -> dict[str, float]:

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 from selector.features import NAMES
 from selector.learn.errors import RecipeError
-from selector.policy.release import Thresholds
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -53,13 +52,10 @@ class Recipe:
     name: str
     seed: int = 0
     folds: int = 5  # of the evaluation by shape
-    members: int = 5  # boosters in the ensemble, each on its own bag of shapes
-    bag: float = 0.8  # share of the shapes in a bag
     prior: float = 0.0  # share of the roofline's answer that boosting starts from
     boosting: Boosting = Boosting()
     weights: Weights = Weights()
     tuning: Tuning = Tuning()
-    thresholds: Thresholds = field(default_factory=Thresholds)  # of the released policy
     monotone: dict[str, int] = field(default_factory=dict)  # feature -> 1 rising, -1 falling
 
     def with_trials(self, trials: int) -> Recipe:
@@ -71,7 +67,7 @@ class Recipe:
         return asdict(self)
 
 
-R = TypeVar("R", Boosting, Weights, Tuning, Thresholds, Recipe)
+R = TypeVar("R", Boosting, Weights, Tuning, Recipe)
 
 
 def load(path: Path) -> Recipe:
@@ -99,7 +95,6 @@ def parse(name: str, values: dict[str, Any]) -> Recipe:
             "name": name,
             "boosting": _record(Boosting, values.get("boosting", {})),
             "weights": _record(Weights, values.get("weights", {})),
-            "thresholds": _record(Thresholds, values.get("thresholds", {})),
             "tuning": _record(Tuning, {**tuning, "space": space}),
         },
     )
@@ -111,8 +106,8 @@ def parse(name: str, values: dict[str, Any]) -> Recipe:
         raise ValueError(f"monotone names no feature: {', '.join(sorted(odd))}")
     if not 0 <= recipe.prior <= 1:
         raise ValueError("prior must be at least 0 and at most 1")
-    if recipe.folds < 2 or recipe.tuning.folds < 2 or recipe.members < 1 or not 0 < recipe.bag <= 1:
-        raise ValueError("folds must be at least 2, members at least 1, bag above 0 and at most 1")
+    if recipe.folds < 2 or recipe.tuning.folds < 2:
+        raise ValueError("folds must be at least 2")
     return recipe
 
 

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from selector.learn import baselines
 from selector.learn.errors import UnknownModel
-from selector.learn.tracking import MODEL, RELEASE, connect, quiet
+from selector.learn.evaluation import CPU_BAR
+from selector.learn.tracking import BARS, MODEL, RELEASE, connect, metric_name, quiet
 
 if TYPE_CHECKING:
     import mlflow
     from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION, CANDIDATE = "champion", "candidate"
-PROTOCOLS = ("network", "target")  # folds by shape differ between data sets
+PROTOCOLS = ("network", "target", "cpu")  # folds by shape differ between data sets
 TOLERANCE = 0.001  # of a mean efficiency: what another seed changes
 
 
@@ -45,13 +46,22 @@ class Version:
         return self.metrics.get(f"{protocol}/{policy}/mean")
 
     def folds(self, protocol: str) -> dict[str, float]:
-        """Mean efficiency on each held-out network or target."""
+        """Mean efficiency on each held-out network, target or CPU."""
         start, end = f"{protocol}/fold/", "/mean"
         return {
             name[len(start) : -len(end)]: value
             for name, value in self.metrics.items()
             if name.startswith(start) and name.endswith(end)
         }
+
+    def missed(self) -> list[str]:
+        """The bars about CPUs that nobody measured that it misses by more than the tolerance."""
+        start = f"{BARS}{metric_name(CPU_BAR)}"
+        return [
+            f"{name.removeprefix(BARS)} ({value:+.4f})"
+            for name, value in sorted(self.metrics.items())
+            if name.startswith(start) and value < -TOLERANCE
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +140,8 @@ def download(version: Version, folder: Path) -> Path:
 def promote(candidate: Version, *, force: bool = False, reason: str = "") -> list[Comparison]:
     """Make a version the champion; the comparison that it passed, or was forced past.
 
-    Raises NotPromoted where it is worse than the champion (without one: than the best baseline), or cannot be compared
-    with it, and not forced.
+    Raises NotPromoted where it misses a bar of CPUs that nobody measured, is worse than the champion (without one: than
+    the best baseline), or cannot be compared with it, and not forced.
     """
     champion = next((version for version in versions() if CHAMPION in version.aliases), None)
     if champion is not None and champion.number == candidate.number:
@@ -144,6 +154,8 @@ def promote(candidate: Version, *, force: bool = False, reason: str = "") -> lis
             f"nothing compares version {candidate.number} with {against}: their runs in MLflow have no metrics of the "
             "same held-out networks or targets"
         )
+    elif missed := candidate.missed():
+        objection = f"version {candidate.number} misses {len(missed)} bars: {'; '.join(missed)}"
     elif worse := [result for result in results if result.worse]:
         lost = "; ".join(f"{item.what}: {item.candidate:.4f}, not {item.reference:.4f}" for item in worse)
         objection = f"version {candidate.number} is worse than {against}: {lost}"

@@ -11,10 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import lightgbm
 import numpy as np
 
-from selector.features import NAMES
-from selector.learn import card, registry
+from selector.learn import card, registry, reproduction
+from selector.learn.evaluation import LEARNED
 from selector.learn.pipeline import Trained
 from selector.learn.registry import Version
 from selector.learn.tracking import MODEL, git_commit
@@ -30,31 +31,22 @@ def write(trained: Trained, folder: Path) -> None:
     data = trained.dataset
     release.write(
         folder,
-        trained.ensemble.texts(),
+        trained.fitted.trees,
+        trained.fitted.model,
         name=MODEL,
         version=data.digest,
-        ranges=feature_ranges(data.features),
         data_hash=data.digest,
-        fingerprint=", ".join(sorted(data.fingerprints)),
         metrics=_metrics(trained),
         targets=map(str, np.unique(data.targets)),
-        thresholds=asdict(trained.recipe.thresholds),
-        prior=trained.ensemble.prior,
         card=card.model_card(trained),
         extra={
             "git_commit": git_commit(),
             "recipe": trained.recipe.to_dict(),
-            "boosting": asdict(trained.ensemble.boosting),
+            "boosting": asdict(trained.fitted.boosting),
+            "slice": reproduction.slice_facts(data, trained.recipe, trained.fitted),
+            "lightgbm": lightgbm.__version__,
         },
     )
-
-
-def feature_ranges(features: np.ndarray) -> dict[str, tuple[float, float]]:
-    """Least and largest value of each feature of (rows, features)."""
-    return {
-        name: (float(low), float(high))
-        for name, low, high in zip(NAMES, features.min(axis=0), features.max(axis=0), strict=True)
-    }
 
 
 def export(version: Version, models: Path, name: str) -> Path:
@@ -67,18 +59,16 @@ def export(version: Version, models: Path, name: str) -> Path:
         found = release.load(made)
         release.write(
             folder,
-            found.texts(),
+            found.trees(),
+            found.model,
             name=name,
             version=str(version.number),
-            ranges=found.ranges,
             data_hash=found.data_hash,
-            fingerprint=found.fingerprint,
             metrics=found.metrics,
             targets=found.targets,
-            thresholds=asdict(found.thresholds),
-            prior=found.prior,
             card=(made / "README.md").read_text(encoding="utf-8"),
             extra={**found.extra, "run": version.run_id, "tags": version.tags},
+            kernels=found.kernels,
         )
     temporary = models / f".{CHAMPION}"
     temporary.write_text(json.dumps({"model": name}) + "\n")
@@ -112,6 +102,6 @@ def policy(name: str | None) -> Iterator[tuple[Learned, Release]]:
 def _metrics(trained: Trained) -> dict[str, Any]:
     return {
         protocol: {policy: value.to_dict() for policy, value in held_out.scores().items()}
-        | {"gap_closed": held_out.gap_closed()}
+        | {"gap_closed": held_out.gap_closed(), "chance_corrected": held_out.chance_corrected(LEARNED)}
         for protocol, held_out in trained.evaluation.held_out.items()
     }

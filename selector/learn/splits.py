@@ -58,7 +58,7 @@ def by_network(dataset: Dataset) -> list[Split]:
 
 
 def by_target(dataset: Dataset) -> list[Split]:
-    """One fold per target: an instruction set that training has not seen, under whatever name; shapes that it has."""
+    """One fold per target: an instruction set that training has not seen, on shapes and mostly on CPUs that it has."""
     sets = dataset.instruction_sets()
     splits = []
     for name, instructions in sets.items():
@@ -67,6 +67,16 @@ def by_target(dataset: Dataset) -> list[Split]:
         if len(train):
             splits.append(Split(name, train, test, name))
     return splits
+
+
+def by_cpu(dataset: Dataset) -> list[Split]:
+    """One fold per CPU: all rows that it measured, under every target; none where all rows are of one CPU.
+
+    This alone says how a model does on a CPU that nobody measured: other folds leave rows of the same CPU in training.
+    """
+    names = np.unique(dataset.cpus) if len(np.unique(dataset.cpus)) > 1 else ()
+    parts = [(str(name), dataset.cpus == name) for name in names]
+    return [Split(name, np.flatnonzero(~test), np.flatnonzero(test), name) for name, test in parts]
 
 
 def blocks(splits: Sequence[Split]) -> dict[str, np.ndarray]:

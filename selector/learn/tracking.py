@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import subprocess
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from selector.features import NAMES, TABLE_VERSION
+from selector.features import FEATURE_VERSION, NAMES
 from selector.learn.evaluation import GROUPS, LEARNED
+from selector.lowering.version import KERNEL_VERSION
 
 if TYPE_CHECKING:
     import mlflow
@@ -30,6 +32,7 @@ EXPERIMENT = "selector"
 MODEL = "selector-conv2d"  # in the registry
 RELEASE = "release"  # artifact of a model: the folder that the package loads
 _GROUP_STATISTICS = ("mean", "p10", "worst", "regret_mean")
+BARS = "bars/"  # metrics of this prefix: by how much each bar was reached; below zero it was missed
 _SQLITE = "sqlite:///"
 
 
@@ -71,10 +74,11 @@ def connect() -> mlflow.MlflowClient:
     return mlflow.MlflowClient()
 
 
-def log(trained: Trained, release: Path, plots: Path, report: Path, sources: Sequence[Path]) -> Logged:
-    """Record a training: parameters, lineage, metrics, plots, and the model as the registry's ``candidate``.
+def log(trained: Trained, release: Path, files: Path, sources: Sequence[Path]) -> Logged:
+    """Record a training: parameters, lineage, metrics, files, and the model as the registry's ``candidate``.
 
-    ``release``: the folder as the package loads it; ``sources``: the folders that the measurements came from.
+    ``release``: the folder as the package loads it; ``files``: folder of what else belongs to the run, the report and
+    the held-out predictions among it; ``sources``: the folders that the measurements came from.
     """
     with quiet():
         import mlflow
@@ -85,8 +89,7 @@ def log(trained: Trained, release: Path, plots: Path, report: Path, sources: Seq
             mlflow.log_metrics(metrics(trained))
             for source in _lineage(trained, sources):
                 mlflow.log_input(source, context="training")
-            mlflow.log_artifacts(str(plots), "plots")
-            mlflow.log_artifact(str(report))
+            mlflow.log_artifacts(str(files))
             mlflow.log_dict(trained.evaluation.to_dict(), "evaluation.json")
             version = _register(client, run.info.run_id, release)
         client.set_registered_model_alias(MODEL, "candidate", str(version))
@@ -97,16 +100,17 @@ def parameters(trained: Trained) -> dict[str, Any]:
     """What the model depends on, flat."""
     recipe = trained.recipe.to_dict()
     flat = {name: value for name, value in recipe.items() if not isinstance(value, dict)}
-    for group in ("boosting", "weights", "tuning", "thresholds"):
+    for group in ("boosting", "weights", "tuning"):
         flat |= {f"{group}.{name}": value for name, value in recipe[group].items()}
-    flat |= {f"tuned.{name}": value for name, value in asdict(trained.ensemble.boosting).items()}
+    flat |= {f"tuned.{name}": value for name, value in asdict(trained.fitted.boosting).items()}
     return flat | {
         "monotone": json.dumps(recipe["monotone"]),
         "dataset.digest": trained.dataset.digest,
         "dataset.rows": len(trained.dataset),
         "features": len(NAMES),
-        "features.version": TABLE_VERSION,
-        "kernels": ", ".join(sorted(trained.dataset.fingerprints)),
+        "features.version": FEATURE_VERSION,
+        "kernels": KERNEL_VERSION,
+        "trust": json.dumps(dict(trained.fitted.model.trust)),
     }
 
 
@@ -115,14 +119,24 @@ def metrics(trained: Trained) -> dict[str, float]:
     flat: dict[str, float] = {"seconds": trained.seconds}
     for protocol, held_out in trained.evaluation.held_out.items():
         flat[f"{protocol}/gap_closed"] = held_out.gap_closed()
+        flat[f"{protocol}/chance_corrected"] = held_out.chance_corrected(LEARNED)
         for policy, ratio in held_out.time_ratios().items():
             flat[f"{protocol}/{policy}/time_over_oracle"] = ratio
         for policy, value in held_out.scores().items():
             flat |= {f"{protocol}/{policy}/{name}": number for name, number in value.to_dict().items()}
         for column in ("fold", *GROUPS):
             for label, value in held_out.scores_by(column, LEARNED).items():
-                flat |= {f"{protocol}/{column}/{label}/{name}": getattr(value, name) for name in _GROUP_STATISTICS}
-    return flat
+                flat |= {
+                    f"{protocol}/{column}/{metric_name(label)}/{name}": getattr(value, name)
+                    for name in _GROUP_STATISTICS
+                }
+    verdicts = trained.evaluation.verdicts()
+    return flat | {f"{BARS}{metric_name(item.what)}": item.reached - item.wanted for item in verdicts}
+
+
+def metric_name(text: str) -> str:
+    """The text with what MLflow takes in names of metrics."""
+    return re.sub(r"[^\w ./-]", "", text)
 
 
 @contextlib.contextmanager
@@ -180,7 +194,7 @@ def _register(client: mlflow.MlflowClient, run_id: str, release: Path) -> int:
         name="model",
         python_model=str(Path(__file__).with_name("served.py")),
         artifacts={RELEASE: str(release)},
-        signature=ModelSignature(columns(*NAMES), columns("log2_ratio", "spread")),
+        signature=ModelSignature(columns(*NAMES), columns("log2_ratio", "low", "high")),
         pip_requirements=["tvm-selector", "mlflow"],
     )
     with contextlib.suppress(MlflowException):  # it exists

@@ -48,6 +48,11 @@ class Dot:
     safe: Callable[[WeightFacts], bool] = lambda facts: True  # proof that no intermediate saturates
 
     @property
+    def instruction(self) -> str:
+        """What the name says behind the instruction set, such as ``pmaddubsw``: the same at every vector width."""
+        return self.name.partition("_")[2]
+
+    @property
     def step(self) -> int:
         """Elements of the reduction that one step consumes."""
         return self.depth * self.groups

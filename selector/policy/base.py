@@ -12,6 +12,8 @@ from selector.workload import ConvWorkload
 LoweringName = Literal["int8", "int16"]
 LOWERING_NAMES: tuple[LoweringName, ...] = ("int8", "int16")
 
+TIE = 0.1  # |log2(t_int16 / t_int8)| below which both lowerings are as fast, as far as measurements can tell: 7 %
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -23,9 +25,21 @@ class Decision:
     log2_ratio: float | None = None  # predicted or measured log2(t_int16 / t_int8); None: the policy predicts none
     layer: str = ""  # name of the layer in the network
     workload: ConvWorkload | None = None  # None where the layer could not be described as one
-    uncertainty: float | None = None  # standard deviation of a predicted log2_ratio; None: the policy has none
+    interval: tuple[float, float] | None = None  # the measured log2_ratio lies within it in 80 % of cases
+    trust: float | None = None  # share of the trees' correction of the roofline that counted; None: no trees decided
+    fallback: str = ""  # why another one than the policy asked for decided; empty: it decided itself
     movers: tuple[tuple[str, float], ...] = ()  # features that moved the prediction most, and by how much
     rates: str | None = None  # kind of the target's profile that it rests on, see ``rates_of``; None: it needs none
+
+    @property
+    def certainty(self) -> Literal["", "tie", "unsure"]:
+        """How sure the choice is, where there is an interval; empty: the other lowering is slower.
+
+        "tie": either may be faster, and both are as fast as measurements can tell.  "unsure": either may be faster.
+        """
+        if self.interval is None or self.interval[0] > 0 or self.interval[1] < 0:
+            return ""
+        return "tie" if max(map(abs, self.interval)) <= TIE else "unsure"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -37,6 +51,7 @@ class Decision:
         workload = values["workload"]
         fields = {
             "workload": None if workload is None else ConvWorkload.from_dict(workload),
+            "interval": None if values.get("interval") is None else tuple(values["interval"]),
             "movers": tuple((str(name), float(change)) for name, change in values.get("movers", ())),
         }
         return Decision(**{**values, **fields})

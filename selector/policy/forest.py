@@ -1,15 +1,13 @@
 """Boosted trees in LightGBM's text format, evaluated with numpy.
 
 Why not lightgbm itself: it would be the only reason to install it with the compiler, and importing it takes longer than
-compiling a small network.  An ensemble is evaluated at once, all samples and trees side by side, one level of the trees
-after the other.
+compiling a small network.  All samples and trees are evaluated side by side, one level of the trees after the other.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,13 +24,12 @@ class ForestError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Forest:
-    """One or more boosters over the same features, their nodes one after the other.
+    """A booster's trees, their nodes one after the other.
 
     A tree's inner nodes come first, then its leaves, which are their own children.
     """
 
     feature_names: tuple[str, ...]
-    members: tuple[int, ...]  # trees of each booster
     roots: np.ndarray  # (trees,) intp
     feature: np.ndarray  # (nodes,) intp; 0 at leaves
     threshold: np.ndarray  # (nodes,) float64: at most this goes left
@@ -41,38 +38,33 @@ class Forest:
     value: np.ndarray  # (nodes,) float64: prediction of a leaf, mean under an inner node
 
     @classmethod
-    def parse(cls, texts: Sequence[str]) -> Forest:
-        """The boosters as ``Booster.model_to_string`` writes them.
+    def parse(cls, text: str) -> Forest:
+        """The booster as ``Booster.model_to_string`` writes it.
 
         Raises ForestError for text that is damaged, or a model that is more than a sum of trees with numerical splits.
         """
-        if not texts:
-            raise ForestError("an ensemble needs at least one model, got none")
-        boosters = [_split(text) for text in texts]
-        names = boosters[0][0]
-        for number, (other, _) in enumerate(boosters):
-            if other != names:
-                raise ForestError(f"model {number} has other features than model 0")
-        return _assemble(names, [trees for _, trees in boosters])
+        return _assemble(*_split(text))
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        """Raw scores (members, samples) float64 of features (samples, features); sums run in LightGBM's order."""
-        return self._scores(_checked(x, self))
+        """Raw scores (samples,) float64 of features (samples, features); sums run in LightGBM's order."""
+        scores: np.ndarray = np.cumsum(self.value[self._leaves(_checked(x, self))], axis=0)[-1]
+        return scores
 
-    def explain(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The raw scores, and what each feature changed along the decision paths: (samples, features) float64.
+    def explain(self, x: np.ndarray) -> np.ndarray:
+        """What each feature changed along the decision paths, (samples, features) float64.
 
-        Changes are means over the members.  Each split is credited with the difference of the means on both of its ends
-        (Saabas), so that a row adds up to the mean prediction less ``bias``.
+        Each split is credited with the difference of the means on both of its ends (Saabas), so that a row adds up to
+        the score less ``bias``.
         """
         x = _checked(x, self)
         changes = np.zeros_like(x)
-        return self._scores(x, changes), changes / len(self.members)
+        self._leaves(x, changes)
+        return changes
 
     @property
     def bias(self) -> float:
-        """Prediction before any feature is looked at, mean over the members."""
-        return float(self.value[self.roots].sum() / len(self.members))
+        """Score before any feature is looked at."""
+        return float(self.value[self.roots].sum())
 
     @functools.cached_property
     def used(self) -> tuple[int, ...]:
@@ -90,14 +82,11 @@ class Forest:
         """What going to each of ``children`` changes, (2 * nodes,) float64."""
         return self.value[self.children] - np.repeat(self.value, 2)
 
-    def _scores(self, x: np.ndarray, changes: np.ndarray | None = None) -> np.ndarray:
-        """Raw scores (members, samples); ``changes`` (samples, features) gets what splits add, over all members."""
+    def _leaves(self, x: np.ndarray, changes: np.ndarray | None = None) -> np.ndarray:
+        """Leaves (trees, samples) that the samples end in; ``changes`` (samples, features) gets what splits add."""
         blocks = [slice(start, start + _BLOCK) for start in range(0, max(len(x), 1), _BLOCK)]
-        leaves = [self._walk(x[block], None if changes is None else changes[block].reshape(-1)) for block in blocks]
-        values = self.value[np.concatenate(leaves, axis=1)]
-        ends = np.cumsum(self.members)
-        return np.stack(
-            [np.cumsum(values[end - count : end], axis=0)[-1] for end, count in zip(ends, self.members, strict=True)]
+        return np.concatenate(
+            [self._walk(x[block], None if changes is None else changes[block].reshape(-1)) for block in blocks], axis=1
         )
 
     def _walk(self, x: np.ndarray, changes: np.ndarray | None) -> np.ndarray:
@@ -164,9 +153,8 @@ def _fields(block: str) -> _Fields:
     return dict(line.split("=", 1) for line in block.split("\n") if "=" in line)
 
 
-def _assemble(names: tuple[str, ...], boosters: list[list[_Fields]]) -> Forest:
+def _assemble(names: tuple[str, ...], trees: list[_Fields]) -> Forest:
     """The arrays of all trees at once: tree by tree it would take several times as long."""
-    trees = [tree for booster in boosters for tree in booster]
     for number, fields in enumerate(trees):
         if fields.get("num_cat") != "0":
             raise ForestError(f"tree {number} has categorical splits: train on numerical features")
@@ -198,8 +186,7 @@ def _assemble(names: tuple[str, ...], boosters: list[list[_Fields]]) -> Forest:
     value[node] = _numbers(trees, "internal_value", inner, float)
     value[leaf] = _numbers(trees, "leaf_value", leaves, float)
     children[leaf] = leaf[:, None]
-    members = tuple(map(len, boosters))
-    return Forest(names, members, starts[:-1], feature, threshold, children.reshape(-1), decisions, value)
+    return Forest(names, starts[:-1], feature, threshold, children.reshape(-1), decisions, value)
 
 
 def _positions(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -11,12 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from selector import features
+from selector.features import Layers
 from selector.policy import release, roofline
 from selector.policy.base import Decision, rates_of
+from selector.policy.model import Model
 from selector.policy.release import Release, ReleaseError
 from selector.policy.rule import Rule
 from selector.target import TargetProfile
 from selector.workload import ConvWorkload
+
+NAME = "learned"
 
 _MOVERS = 3
 
@@ -38,38 +42,57 @@ class Learned:
     def decide_all(self, workloads: Sequence[ConvWorkload], target: TargetProfile) -> list[Decision]:
         """The decisions of a whole network, from one prediction.
 
-        Where the model has not seen the like of a layer, or is not sure, the decision is the roofline's; without a
-        usable model, all are the rule's, after a ModelWarning.  Source and reason of a decision say so.
+        Where the model has not seen the like of a layer the decision is the roofline's; without a usable model, all are
+        the rule's, after a ModelWarning.  ``source``, ``reason`` and ``fallback`` of a decision say so.
         """
         try:
-            model = _load(self.folder or release.champion())
+            released = _load(self.folder or release.champion())
         except ReleaseError as error:
             warnings.warn(f"policy 'learned' decides by the rule: {error}", ModelWarning, stacklevel=2)
             ruled = (Rule().decide(workload, target) for workload in workloads)
-            return [replace(item, reason=f"learned → rule: {error}; {item.reason}") for item in ruled]
-        if model.stale:
-            warnings.warn(model.stale, ModelWarning, stacklevel=2)
-        rows, which = features.distinct(workloads, target)
-        decisions = _decide(model, rows, target)
-        return [decisions[row] for row in which]
+            why = f"no model: {error}"
+            return [replace(item, reason=f"learned → rule: {error}; {item.reason}", fallback=why) for item in ruled]
+        if released.stale:
+            warnings.warn(released.stale, ModelWarning, stacklevel=2)
+        layers = features.describe(workloads, target)
+        decisions = _decide(released.model, layers, target)
+        return [decisions[row] for row in layers.row_of]
 
 
-def _decide(model: Release, rows: np.ndarray, target: TargetProfile) -> list[Decision]:
-    """One decision for each row of features."""
-    if release.instruction_set(target) not in model.instruction_sets:
-        seen = f"no CPU with the instructions of {target.name} was trained on"
-        return [_by_roofline(row, target, seen) for row in rows]
-    mean, spread, changes = model.explain(rows)
-    rates = rates_of(target)
-    doubts = zip(_out_of_range(model, rows), _unsure(model, mean, spread), strict=True)
+def _decide(model: Model, layers: Layers, target: TargetProfile) -> list[Decision]:
+    """One decision for each row of ``layers``."""
+    judged = model.judge(layers, target)
+    movers = _movers(model.changes(layers, target))
     return [
-        _by_roofline(row, target, strange or unsure or "")
-        if strange or unsure
-        else _predicted(float(ratio), float(deviation), moved, rates)
-        for row, ratio, deviation, moved, (strange, unsure) in zip(
-            rows, mean, spread, _movers(changes), doubts, strict=True
+        _by_roofline(layers, row, target, why)
+        if why
+        else Decision(
+            "int16" if judged.int16[row] else "int8",
+            source=NAME,
+            reason=_reason(float(judged.ratio[row]), float(judged.trust[row]), rates_of(target)),
+            log2_ratio=float(judged.ratio[row]),
+            interval=_interval(float(judged.low[row]), float(judged.high[row])),
+            trust=float(judged.trust[row]),
+            movers=movers[row],
+            rates=rates_of(target),
         )
+        for row, why in enumerate(judged.fallback)
     ]
+
+
+def _reason(ratio: float, trust: float, rates: str) -> str:
+    slower = "int8" if ratio < 0 else "int16"
+    text = f"{slower} predicted to take {2 ** abs(ratio):.2f} times as long, from {rates} rates"
+    return text if trust == 1 else f"{text}; no CPU like it was measured, so the trees count {trust:.0%}"
+
+
+def _interval(low: float, high: float) -> tuple[float, float] | None:
+    return None if np.isnan(low) else (low, high)
+
+
+def _by_roofline(layers: Layers, row: int, target: TargetProfile, why: str) -> Decision:
+    decision = roofline.decision(layers, row, target)
+    return replace(decision, reason=f"learned → roofline: {why}; {decision.reason}", fallback=why)
 
 
 def _movers(changes: np.ndarray) -> list[tuple[tuple[str, float], ...]]:
@@ -77,60 +100,6 @@ def _movers(changes: np.ndarray) -> list[tuple[tuple[str, float], ...]]:
     strongest = np.argsort(-np.abs(changes), axis=1, kind="stable")[:, :_MOVERS]
     rows = zip(strongest.tolist(), np.take_along_axis(changes, strongest, axis=1).tolist(), strict=True)
     return [tuple((features.NAMES[i], change) for i, change in zip(*row, strict=True) if change) for row in rows]
-
-
-def _predicted(ratio: float, deviation: float, movers: tuple[tuple[str, float], ...], rates: str) -> Decision:
-    slower = "int16" if ratio > 0 else "int8"
-    return Decision(
-        "int8" if ratio > 0 else "int16",
-        source="learned",
-        reason=f"{slower} predicted to take {2 ** abs(ratio):.2f} times as long, from {rates} rates",
-        log2_ratio=ratio,
-        uncertainty=deviation,
-        movers=movers,
-        rates=rates,
-    )
-
-
-def _by_roofline(row: np.ndarray, target: TargetProfile, why: str) -> Decision:
-    decision = roofline.decision(row, target)
-    return replace(decision, reason=f"learned → roofline: {why}; {decision.reason}")
-
-
-def _unsure(model: Release, mean: np.ndarray, spread: np.ndarray) -> list[str | None]:
-    """Why a prediction is too close to call; None: it is not."""
-    return [
-        f"too close to call, predicted int16 ÷ int8 {2**ratio:.2f}" if unsure else None
-        for ratio, unsure in zip(mean, model.thresholds.unsure(mean, spread), strict=True)
-    ]
-
-
-def _out_of_range(model: Release, rows: np.ndarray) -> list[str | None]:
-    """The feature that is furthest outside of what the model has seen; None: none is.
-
-    Features that no split looks at do not count: they cannot change the prediction.
-    """
-    used = list(model.forest.used)
-    low, high = np.array([model.ranges[features.NAMES[column]] for column in used]).reshape(-1, 2).T
-    values = rows[:, used]
-    outside, beyond = model.thresholds.outside(values, low, high)
-    found: list[str | None] = [None] * len(rows)
-    for index in np.flatnonzero(outside):
-        worst = int(np.argmax(beyond[index]))
-        feature, value = features.TABLE[used[worst]], values[index, worst]
-        side, limit = ("above", high[worst]) if value > high[worst] else ("below", low[worst])
-        shown = _shown(feature, value), _shown(feature, limit)
-        found[index] = f"{feature.name} {shown[0]} {side} the training range {shown[1]}"
-    return found
-
-
-def _shown(feature: features.Feature, value: float) -> str:
-    """A value in its own unit, logarithms undone."""
-    unit = feature.unit
-    if unit.startswith("log2"):
-        value, unit = 2**value, unit.removeprefix("log2").removeprefix(" of").strip()
-    text = f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
-    return text if unit in ("", "share", "0 or 1", "0 to 3", "count") else f"{text} {unit}"
 
 
 def _load(folder: Path) -> Release:

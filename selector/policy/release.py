@@ -1,7 +1,7 @@
 """Released models: folders that the compiler loads, and that can refuse to load.
 
-    models/<name>/model-0.txt …   the members of the ensemble, LightGBM text models of what the prior leaves
-    models/<name>/manifest.json   what they were trained on, what they need, checksums of every file
+    models/<name>/trees.txt       the boosted trees, a LightGBM text model
+    models/<name>/manifest.json   what they were trained on, how far they are followed, checksums of every file
     models/<name>/README.md       model card
 
 A model whose features mean something else now, or one of whose bytes changed, does not load.
@@ -14,26 +14,23 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tvm
 
 from selector import data
-from selector.features import NAMES, TABLE_VERSION
-from selector.lowering import dot
-from selector.lowering.fingerprint import kernel_fingerprint
-from selector.policy import roofline
+from selector.features import FEATURE_VERSION, NAMES
+from selector.lowering.version import KERNEL_VERSION
 from selector.policy.forest import Forest, ForestError
-from selector.target import TargetProfile, profile
+from selector.policy.model import BOUNDED, Intervals, Model
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 ENVIRONMENT = "SELECTOR_MODEL"  # a folder that takes the place of the champion
-_MANIFEST, _CARD, _CHAMPION = "manifest.json", "README.md", "champion.json"
+_TREES, _MANIFEST, _CARD, _CHAMPION = "trees.txt", "manifest.json", "README.md", "champion.json"
 _RETRAIN = "`selector train` makes a model for this version"
 
 
@@ -41,75 +38,35 @@ class ReleaseError(ValueError):
     """The folder holds no model that this version can use; the message says why and what to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """When a prediction is not followed."""
-
-    band: float = 0.0  # its log2(t_int16 / t_int8) is closer to zero than this,
-    spread: float = 0.0  # or than so many standard deviations of the ensemble,
-    margin: float = 0.5  # or a feature lies further outside of its training range than this share of the range
-
-    def unsure(self, mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
-        """Which predictions are too close to call, (rows,) bool; arguments as ``Release.predict`` gives them."""
-        return np.abs(mean) < np.maximum(self.band, self.spread * spread)
-
-    def outside(self, rows: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which rows (rows, features) are too far out of [low, high] (features,), and by which share of it each is."""
-        beyond = np.maximum(low - rows, rows - high) / np.where(high > low, high - low, 1.0)
-        return (beyond > self.margin).any(axis=1), beyond
-
-
 @dataclass(frozen=True)
 class Release:
-    """A model that was checked and loaded."""
+    """A model that was checked and loaded, and where it comes from."""
 
     folder: Path
     name: str
     version: str
     created: str  # UTC, ISO 8601
     targets: tuple[str, ...]  # that it was trained on
-    instruction_sets: frozenset[tuple[str, ...]]  # of these targets, see ``instruction_set``
-    ranges: Mapping[str, tuple[float, float]]  # of each feature in the training data
     data_hash: str
-    fingerprint: str  # of the kernels that were measured
+    kernels: int  # number of the kernels that were measured
     tvm: str
     metrics: Mapping[str, Any]
-    thresholds: Thresholds
-    prior: float  # share of the roofline's answer that the members start from
     extra: Mapping[str, Any]
-    forest: Forest = field(repr=False)
+    model: Model = field(repr=False)
 
     @property
     def stale(self) -> str | None:
         """Why its predictions may be out of date: the kernels are not those that were measured.  None: they are."""
-        if self.fingerprint == kernel_fingerprint():
+        if self.kernels == KERNEL_VERSION:
             return None
         return (
-            f"the model {self.name} {self.version} was trained on other kernels (TVM {self.tvm}): "
+            f"the model {self.name} {self.version} was trained on kernels {self.kernels}, these are {KERNEL_VERSION}: "
             "`selector collect` and `selector train` bring it up to date"
         )
 
-    def texts(self) -> list[str]:
-        """The members as LightGBM text models."""
-        files = sorted(self.folder.glob("model-*.txt"), key=lambda path: int(path.stem.removeprefix("model-")))
-        return [path.read_text() for path in files]
-
-    def predict(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation over the members of log2(t_int16 / t_int8), each (rows,) float64."""
-        each = self.forest.predict(features)
-        return each.mean(axis=0) + roofline.prior(features, self.prior), each.std(axis=0)
-
-    def explain(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What ``predict`` gives, and what each feature changed, (rows, features): see ``Forest.explain``."""
-        each, changes = self.forest.explain(features)
-        start = roofline.prior(features, self.prior)
-        changes[:, roofline.RATIO] += start
-        return each.mean(axis=0) + start, each.std(axis=0), changes
-
-
-def instruction_set(target: TargetProfile) -> tuple[str, ...]:
-    """The dot instructions that a CPU has: what tells targets apart in kind, not in degree."""
-    return tuple(sorted(row.name for row in (*dot.candidates(target, "int8"), *dot.candidates(target, "int16"))))
+    def trees(self) -> str:
+        """The trees as LightGBM's text model."""
+        return (self.folder / _TREES).read_text()
 
 
 def champion() -> Path:
@@ -145,95 +102,84 @@ def load(folder: Path) -> Release:
         )
     if manifest.get("digest") != _digest(manifest):
         raise ReleaseError(f"{folder.name}: {_MANIFEST} was changed since it was written")
-    if manifest["features"] != {"version": TABLE_VERSION, "names": list(NAMES)}:
+    if manifest["features"] != {"version": FEATURE_VERSION, "names": list(NAMES)}:
         raise ReleaseError(
-            f"{folder.name}: made for features of version {manifest['features']['version']}, "
-            f"these are {TABLE_VERSION}; {_RETRAIN}"
+            f"{folder.name}: made for features {manifest['features'].get('version')}, not {FEATURE_VERSION}; {_RETRAIN}"
         )
     contents = {name: _read(folder, name, digest) for name, digest in manifest["files"].items()}
     try:
-        forest = Forest.parse([contents[name].decode() for name in manifest["members"]])
+        forest = Forest.parse(contents[_TREES].decode())
     except ForestError as error:
         raise ReleaseError(f"{folder.name}: {error}") from None
     if forest.feature_names != NAMES:
-        raise ReleaseError(f"{folder.name}: the members were trained on other features than the manifest says")
+        raise ReleaseError(f"{folder.name}: the trees were trained on other features than the manifest says")
     return Release(
         folder=folder,
         name=manifest["name"],
         version=manifest["version"],
         created=manifest["created"],
         targets=tuple(manifest["targets"]),
-        instruction_sets=frozenset(map(tuple, manifest["instruction_sets"])),
-        ranges={name: (low, high) for name, (low, high) in manifest["ranges"].items()},
         data_hash=manifest["data_hash"],
-        fingerprint=manifest["fingerprint"],
+        kernels=manifest["kernels"],
         tvm=manifest["tvm"],
         metrics=manifest["metrics"],
-        thresholds=Thresholds(**manifest["thresholds"]),
-        prior=manifest["prior"],
         extra=manifest["extra"],
-        forest=forest,
+        model=_model(manifest["model"], forest),
     )
 
 
 def write(
     folder: Path,
-    boosters: Sequence[str],
+    trees: str,
+    model: Model,
     *,
     name: str,
     version: str,
-    ranges: Mapping[str, tuple[float, float]],
     data_hash: str,
-    fingerprint: str,
     metrics: Mapping[str, Any],
     targets: Iterable[str],
-    thresholds: Mapping[str, float],
-    prior: float,
     card: str,
     extra: Mapping[str, Any],
+    kernels: int = KERNEL_VERSION,
 ) -> None:
     """Make the folder of a model, all of it or nothing; ``load`` has read it back by then.
 
-    ``boosters``: LightGBM text models over the features ``NAMES``.  ``ranges``: least and largest value of each feature
-    in the training data.  ``targets``: names as ``selector.target.resolve`` takes them.  ``thresholds``: fields of
-    Thresholds.  ``prior``: share of the roofline's answer that the boosters start from.  ``metrics`` and ``extra``:
-    anything that JSON holds.
+    ``trees``: the LightGBM text model that ``model`` was parsed from.  ``targets``: names as
+    ``selector.target.resolve`` takes them.  ``metrics`` and ``extra``: anything that JSON holds.
 
     Raises ReleaseError where the folder exists or the parts do not fit together.
     """
     if folder.exists():
         raise ReleaseError(f"{folder} exists: a released model does not change, choose another name")
-    if set(ranges) != set(NAMES):
-        odd = sorted(set(ranges) ^ set(NAMES))
-        raise ReleaseError(f"ranges must be given for every feature and no others, differing in {', '.join(odd)}")
-    if not all(low <= high for low, high in ranges.values()):
+    if set(model.ranges) != set(BOUNDED):
+        odd = sorted(set(model.ranges) ^ set(BOUNDED))
+        raise ReleaseError(f"ranges must be given for bounded features and no others, differing in {', '.join(odd)}")
+    if not all(low <= high for low, high in model.ranges.values()):
         raise ReleaseError("a range has to be a least and a largest value")
-    unknown = sorted(set(thresholds) - set(Thresholds.__dataclass_fields__))
-    if unknown:
-        raise ReleaseError(
-            f"unknown thresholds {', '.join(unknown)}: there are {', '.join(Thresholds.__dataclass_fields__)}"
-        )
-    targets = sorted(set(targets))
-    files = {f"model-{number}.txt": text.encode() for number, text in enumerate(boosters)}
-    members = list(files)
-    files[_CARD] = card.encode()
+    files = {_TREES: trees.encode(), _CARD: card.encode()}
     manifest: dict[str, Any] = {
         "schema": SCHEMA_VERSION,
         "name": name,
         "version": version,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "targets": targets,
-        "instruction_sets": sorted({instruction_set(profile(target)) for target in targets}),
-        "features": {"version": TABLE_VERSION, "names": list(NAMES)},
-        "ranges": {feature: [float(low), float(high)] for feature, (low, high) in ranges.items()},
+        "targets": sorted(set(targets)),
+        "features": {"version": FEATURE_VERSION, "names": list(NAMES)},
+        "model": {
+            "prior": model.prior,
+            "trust": dict(sorted(model.trust.items())),
+            "dots": sorted(model.dots),
+            "cpus": sorted(model.cpus),
+            "ranges": {feature: list(model.ranges[feature]) for feature in BOUNDED},
+            "intervals": {
+                name: None if item is None else asdict(item)
+                for name, item in (("known", model.known), ("unknown", model.unknown))
+            },
+        },
         "data_hash": data_hash,
-        "fingerprint": fingerprint,
+        "kernels": kernels,
         "tvm": tvm.__version__,
         "metrics": dict(metrics),
-        "thresholds": {key: float(value) for key, value in thresholds.items()},
-        "prior": float(prior),
         "extra": dict(extra),
-        "members": members,
         "files": {file: hashlib.sha256(content).hexdigest() for file, content in files.items()},
     }
     manifest["digest"] = _digest(manifest)
@@ -249,6 +195,23 @@ def write(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _model(values: Mapping[str, Any], forest: Forest) -> Model:
+    """The model of a manifest's entry ``model``."""
+    intervals = {
+        name: None if item is None else Intervals(**{key: tuple(numbers) for key, numbers in item.items()})
+        for name, item in values["intervals"].items()
+    }
+    return Model(
+        forest=forest,
+        prior=values["prior"],
+        dots=frozenset(values["dots"]),
+        cpus=frozenset(values["cpus"]),
+        ranges={name: (low, high) for name, (low, high) in values["ranges"].items()},
+        trust=dict(values["trust"]),
+        **intervals,
+    )
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:

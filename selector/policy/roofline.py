@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from selector import features
+from selector.features import Layers
 from selector.policy.base import Decision, rates_of
 from selector.target import TargetProfile
 from selector.workload import ConvWorkload
-
-_INT8, _INT16, RATIO = (features.NAMES.index(name) for name in ("int8_time", "int16_time", "ratio_time"))
-
-
-_LIMIT = 2.0  # log2: beyond it the model is wrong rather than the ratio as large
 
 
 class Roofline:
@@ -26,20 +20,14 @@ class Roofline:
 
     def decide_all(self, workloads: Sequence[ConvWorkload], target: TargetProfile) -> list[Decision]:
         """The decisions of a whole network."""
-        return [decision(row, target) for row in features.matrix(workloads, target)]
+        layers = features.describe(workloads, target)
+        decisions = [decision(layers, row, target) for row in range(len(layers.x))]
+        return [decisions[row] for row in layers.row_of]
 
 
-def prior(rows: np.ndarray, share: float) -> np.ndarray:
-    """What a learned model starts from: a share of log2(t_int16 / t_int8) by the analytic model, (rows,) float64.
-
-    ``rows``: (rows, features) as ``selector.features.matrix`` gives them.  Trees learn what it leaves, and where they
-    have seen little it stays.
-    """
-    return np.clip(rows[:, RATIO], -_LIMIT, _LIMIT) * share
-
-
-def decision(row: np.ndarray, target: TargetProfile) -> Decision:
-    """What the analytic model makes of one row of ``selector.features.matrix`` for the target."""
-    ratio, rates = float(row[RATIO]), rates_of(target)
-    reason = f"int8 {2 ** row[_INT8]:.1f} us, int16 {2 ** row[_INT16]:.1f} us from {rates} rates"
+def decision(layers: Layers, row: int, target: TargetProfile) -> Decision:
+    """What the analytic model makes of one row of ``layers``, which were described for the target."""
+    ratio, rates = float(layers.roofline[row]), rates_of(target)
+    int8, int16 = layers.seconds[row] * 1e6
+    reason = f"int8 {int8:.1f} us, int16 {int16:.1f} us from {rates} rates"
     return Decision("int16" if ratio < 0 else "int8", source="roofline", reason=reason, log2_ratio=ratio, rates=rates)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from selector.collect.pairs import pairs
 from selector.collect.parts import target_folder
 from selector.collect.record import DatasetError
-from selector.collect.store import latest
 from selector.collect.table import workload
 from selector.learn.metrics import score
 from selector.policy import resolve
@@ -27,9 +27,9 @@ _PANEL = 3.6  # inches
 
 
 def wins(frame: pl.DataFrame) -> pl.DataFrame:
-    """How often each lowering is the faster one and by how much, by target and kind, from the latest good rows.
+    """How often each lowering is the faster one and by how much, by target and kind.
 
-    Columns: ``workloads``; ``int8_wins``, a share; ``<lowering>_gain`` and ``<lowering>_gain_p90``, median and P90 of
+    Columns: ``pairs``; ``int8_wins``, a share; ``<lowering>_gain`` and ``<lowering>_gain_p90``, median and P90 of
     the time of the other lowering over its own where it wins (null: it never does).
     """
     ratio = pl.col("log2_ratio")
@@ -38,19 +38,17 @@ def wins(frame: pl.DataFrame) -> pl.DataFrame:
         for lowering, won in (("int8", ratio > 0), ("int16", ratio < 0))
         for suffix, aggregate in (("", pl.Expr.median), ("_p90", lambda values: values.quantile(0.9, "linear")))
     ]
-    grouped = latest(frame).group_by("target", "kind")
-    return grouped.agg(pl.len().alias("workloads"), (ratio > 0).mean().alias("int8_wins"), *gains).sort(
-        "target", "kind"
-    )
+    grouped = pairs(frame).group_by("target", "kind")
+    return grouped.agg(pl.len().alias("pairs"), (ratio > 0).mean().alias("int8_wins"), *gains).sort("target", "kind")
 
 
 def policy_losses(frame: pl.DataFrame) -> pl.DataFrame:
-    """What the policies of POLICIES lose against the oracle, by target, from the latest good rows.
+    """What the policies of POLICIES lose against the oracle, by target.
 
     Columns: ``target``, ``policy``, and those of ``selector.learn.metrics.Score``.
     """
     losses: list[dict[str, Any]] = []
-    for (target,), rows in sorted(latest(frame).partition_by("target", as_dict=True).items()):
+    for (target,), rows in sorted(pairs(frame).partition_by("target", as_dict=True).items()):
         known = {cpu: profile(target, cpu) for cpu in rows["cpu"].unique()}
         cases = [(workload(row), known[row["cpu"]]) for row in rows.iter_rows(named=True)]
         for name in POLICIES:
@@ -61,15 +59,14 @@ def policy_losses(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def plots(frame: pl.DataFrame, folder: Path) -> list[Path]:
-    """Draw the latest good rows as PNGs: which lowering wins where on each target, ratios, and widths of intervals.
+    """Draw the pairs as PNGs: which lowering wins where on each target, ratios, and widths of intervals.
 
-    Raises PlotUnavailable without matplotlib, DatasetError where there is no good row.
+    Raises PlotUnavailable without matplotlib, DatasetError where no row counts.
     """
     require_matplotlib()
-    good = latest(frame)
+    good = pairs(frame)
     if good.is_empty():
-        raise DatasetError("no good row to draw: every row failed, stayed noisy or was emulated")
-    good = good.with_columns((pl.col("log2_high") - pl.col("log2_low")).alias("width"))
+        raise DatasetError("no row to draw: every one failed, stayed noisy, was emulated or is of other kernels")
     by_target = {str(target): rows for (target,), rows in sorted(good.partition_by("target", as_dict=True).items())}
     folder.mkdir(parents=True, exist_ok=True)
     drawn = {"log2-ratio": _histograms(by_target, "log2_ratio"), "interval-width": _histograms(by_target, "width")}
@@ -121,7 +118,7 @@ def _histograms(by_target: dict[str, pl.DataFrame], column: str) -> Figure:
         values = rows[column].to_numpy()
         axes.hist(np.clip(values, low, high), np.linspace(low, high, 81), color="C0")
         axes.axvline(np.clip(np.median(values), low, high), color="black", label=f"median {np.median(values):.3f}")
-        axes.set(title=f"{target} ({len(values)})", ylabel="workloads")
+        axes.set(title=f"{target} ({len(values)})", ylabel="pairs")
         axes.legend(fontsize="small")
     panels[-1].set_xlabel(label)
     return figure

@@ -24,7 +24,8 @@ COVERAGE: Columns = {
     "ok": ("ok", "d"),
     "noisy": ("noisy", "d"),
     "error": ("error", "d"),
-    "workloads": ("workloads", "d"),
+    "used": ("used", "d"),
+    "pairs": ("pairs", "d"),
     "int8_wins": ("int8 wins", ".1%"),
     "median_abs_log2": ("median |log2|", ".3f"),
     "median_width": ("interval", ".3f"),
@@ -32,7 +33,7 @@ COVERAGE: Columns = {
 WINS: Columns = {
     "target": ("target", ""),
     "kind": ("kind", ""),
-    "workloads": ("workloads", "d"),
+    "pairs": ("pairs", "d"),
     "int8_wins": ("int8 wins", ".1%"),
     "int8_gain": ("int8 by, median", ".2f"),
     "int8_gain_p90": ("P90", ".2f"),
@@ -42,7 +43,7 @@ WINS: Columns = {
 LOSSES: Columns = {
     "target": ("target", ""),
     "policy": ("policy", ""),
-    "rows": ("workloads", "d"),
+    "rows": ("pairs", "d"),
     "agreement": ("right", ".1%"),
     "mean": ("efficiency mean", ".4f"),
     "p10": ("P10", ".4f"),

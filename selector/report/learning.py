@@ -174,7 +174,7 @@ def _regret(axes: Axes, held_out: HeldOut, protocol: str) -> None:
 
 def _calibration(axes: Axes, held_out: HeldOut) -> None:
     """Predicted over measured ratio: what counts is the quadrant."""
-    measured, predicted = held_out.rows.log2_ratio, held_out.predicted
+    measured, predicted = held_out.rows.log2_ratio, held_out.judged.ratio
     wrong = (measured < 0) != (predicted < 0)
     axes.scatter(measured[~wrong], predicted[~wrong], s=6, color="0.6", label="right")
     axes.scatter(measured[wrong], predicted[wrong], s=8, color="C3", label="wrong")
@@ -188,13 +188,15 @@ def _calibration(axes: Axes, held_out: HeldOut) -> None:
 
 def _shapley(axes: Axes, trained: Trained) -> None:
     rows = np.linspace(0, len(trained.dataset) - 1, min(len(trained.dataset), 500)).astype(int)
-    values = trained.ensemble.contributions(trained.dataset.features[rows])[:, :-1]
+    values = trained.fitted.contributions(trained.dataset.features[rows])[:, :-1]
     _bars(axes, np.abs(values).mean(axis=0), "mean |Shapley value|, log2(t_int16 / t_int8)")
 
 
 def _importance(axes: Axes, trained: Trained) -> None:
-    gains = [member.feature_importance("gain") for member in trained.ensemble.members]
-    _bars(axes, np.mean(gains, axis=0), "gain of the splits by this feature")
+    import lightgbm
+
+    gains = lightgbm.Booster(model_str=trained.fitted.trees).feature_importance("gain")
+    _bars(axes, gains, "gain of the splits by this feature")
 
 
 def _bars(axes: Axes, values: np.ndarray, label: str) -> None:
@@ -205,11 +207,15 @@ def _bars(axes: Axes, values: np.ndarray, label: str) -> None:
 
 def _decisions(axes: Axes, *, trained: Trained, target: str) -> None:
     """Predicted ratio of 3×3 convolutions over image and channels."""
-    from selector.features import matrix
+    from selector.features import describe
 
     works = [_square(side, channels) for channels in _MAP_CHANNELS for side in _MAP_SIDES]
-    predicted, _ = trained.ensemble.predict(matrix(works, profile(target)))
-    grid = predicted.reshape(len(_MAP_CHANNELS), len(_MAP_SIDES))
+    layers = describe(works, profile(target))
+    grid = (
+        trained.fitted.model.judge(layers, profile(target))
+        .ratio[list(layers.row_of)]
+        .reshape(len(_MAP_CHANNELS), len(_MAP_SIDES))
+    )
     image = axes.imshow(grid, origin="lower", cmap="RdBu_r", vmin=-1.5, vmax=1.5, aspect="auto")
     axes.set_xticks(range(len(_MAP_SIDES)), [str(side) for side in _MAP_SIDES])
     axes.set_yticks(range(len(_MAP_CHANNELS)), [str(channels) for channels in _MAP_CHANNELS])

@@ -31,12 +31,45 @@ def decision_row(decision: Decision) -> dict[str, Any]:
             "macs": workload.macs(),
         }
     ratio = None if decision.log2_ratio is None else 2**decision.log2_ratio
-    return {"layer": decision.layer} | facts | decision.to_dict() | {"time_ratio": ratio}
+    return (
+        {"layer": decision.layer} | facts | decision.to_dict() | {"time_ratio": ratio, "certainty": decision.certainty}
+    )
 
 
 def lowering_counts(decisions: Sequence[Decision]) -> dict[str, int]:
     """Layers per lowering; ``tvm`` are those left as TVM has them."""
     return dict(sorted(Counter(decision.lowering for decision in decisions).items()))
+
+
+def deciders(decisions: Sequence[Decision]) -> dict[str, Any] | None:
+    """Who decided under policy ``learned``, counted in layers; None under another policy.
+
+    ``trees`` of ``layers``, least and most ``trust`` in them (None: no layer), and ``fallbacks``: source and reason of
+    the others.
+    """
+    asked = [item for item in decisions if item.trust is not None or item.fallback]
+    if not asked:
+        return None
+    trusts = [item.trust for item in asked if item.trust is not None]
+    fallbacks = Counter((item.source, item.fallback) for item in asked if item.fallback)
+    return {
+        "layers": len(asked),
+        "trees": len(asked) - fallbacks.total(),
+        "trust": [min(trusts), max(trusts)] if trusts else None,
+        "fallbacks": [{"source": by, "reason": why, "layers": count} for (by, why), count in fallbacks.most_common()],
+    }
+
+
+def describe_deciders(found: Mapping[str, Any]) -> str:
+    """One line about what ``deciders`` found."""
+    trust = found["trust"]
+    text = f"{found['trees']} of {found['layers']} layers decided by the trees"
+    if trust is not None and trust[0] < 1:
+        share = f"{trust[0]:.0%}" if trust[0] == trust[1] else f"{trust[0]:.0%} to {trust[1]:.0%}"
+        text += f" (they count {share} and the roofline the rest, since no CPU like it was measured)"
+    for item in found["fallbacks"]:
+        text += f", {item['layers']} by the {item['source']}: {item['reason']}"
+    return text
 
 
 def total_bytes(stored: Mapping[str, Mapping[str, int]], decisions: Sequence[Decision]) -> dict[str, int]:
@@ -84,7 +117,8 @@ def predictions_table(decisions: Sequence[Decision]) -> Table | None:
     table.add_column("layer", no_wrap=True, overflow="ellipsis", max_width=44)
     table.add_column("lowering", no_wrap=True)
     table.add_column("ratio", justify="right", no_wrap=True)
-    table.add_column("× or ÷, one deviation", justify="right", no_wrap=True)
+    table.add_column("80 % of measurements", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     table.add_column("moved most by, as factors")
     for decision in rated:
         style = _STYLES[decision.lowering]
@@ -92,7 +126,8 @@ def predictions_table(decisions: Sequence[Decision]) -> Table | None:
             decision.layer,
             f"[{style}]{decision.lowering}[/]",
             f"{2 ** (decision.log2_ratio or 0):.2f}",
-            "-" if decision.uncertainty is None else f"{2**decision.uncertainty:.2f}",
+            "-" if decision.interval is None else " – ".join(f"{2**end:.2f}" for end in decision.interval),
+            decision.certainty,
             ", ".join(f"{name} {2**change:.2f}" for name, change in decision.movers) or "-",
         )
     return table

@@ -1,4 +1,4 @@
-"""``selector collect status | validate | merge | diff | plot``."""
+"""``selector collect status | validate | renumber | merge | diff | plot``."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ from PIL import Image
 
 from selector.collect import parts
 from selector.collect.store import Store
-from selector.lowering.fingerprint import kernel_fingerprint
+from selector.lowering.version import KERNEL_VERSION
 from tests.cli.conftest import Run
 from tests.collect.rows import HOST, failed, measured
-
-CURRENT = dataclasses.replace(HOST, fingerprint=kernel_fingerprint())
 
 
 def rows(ratios: dict[int, float], folder: Path) -> Path:
     """A dataset of the workloads of so many channels with these log2 ratios, and one row that failed."""
     with Store.open(folder) as store:
         for channels, ratio in ratios.items():
-            store.add(measured(ratio, channels=channels, host=CURRENT))
-        store.add(failed(channels=999, host=CURRENT))
+            store.add(measured(ratio, channels=channels))
+        store.add(failed(channels=999))
     return folder
 
 
@@ -76,6 +74,21 @@ def test_validate_reports_a_broken_file(selector_command: Run, folder: Path) -> 
     selector_command("collect", "status", folder).assert_bad_input(f"cannot read {path}")
 
 
+def test_rows_of_other_kernels(selector_command: Run, tmp_path: Path) -> None:
+    for name, change in (("older", -1), ("newer", 1)):
+        with Store.open(tmp_path / name) as store:
+            store.add(measured(host=dataclasses.replace(HOST, kernels=KERNEL_VERSION + change)))
+    shown = selector_command("collect", "status", tmp_path / "older", "--json").json()
+    assert [(row["rows"], row["used"], row["pairs"]) for row in shown["coverage"]] == [(1, 0, 0)]
+    selector_command("collect", "status", tmp_path / "newer").assert_bad_input(
+        f"rows of kernels {KERNEL_VERSION + 1} are unknown, this version has kernels {KERNEL_VERSION}"
+    )
+    done = selector_command("collect", "renumber", tmp_path / "older", "--json").json()
+    assert done == {"folder": str(tmp_path / "older"), "kept": 0, "renumbered": 0, "changed": 1}
+    text = selector_command("collect", "renumber", tmp_path / "older").out.replace("\n", " ")
+    assert "0 rows have the same code today, 1 have not and do not count any more" in text
+
+
 def test_merge(selector_command: Run, folder: Path, tmp_path: Path) -> None:
     other = rows({16: 0.9, 64: 0.1}, tmp_path / "other")
     into = tmp_path / "all"
@@ -109,7 +122,7 @@ def test_diff(selector_command: Run, folder: Path, tmp_path: Path) -> None:
 
 def test_diff_of_nothing_in_common(selector_command: Run, folder: Path, tmp_path: Path) -> None:
     other = rows({64: 0.1}, tmp_path / "other")
-    selector_command("collect", "diff", folder, other).assert_bad_input("have no good row of the same workload")
+    selector_command("collect", "diff", folder, other).assert_bad_input("have no pair of the same workload")
 
 
 def test_plot(selector_command: Run, folder: Path, tmp_path: Path) -> None:
@@ -119,10 +132,10 @@ def test_plot(selector_command: Run, folder: Path, tmp_path: Path) -> None:
         with Image.open(file) as image:
             assert image.convert("L").getextrema() == (0, 255)  # something is drawn
     empty = rows({}, tmp_path / "nothing")
-    selector_command("collect", "plot", empty).assert_bad_input("no good row to draw")
+    selector_command("collect", "plot", empty).assert_bad_input("no row to draw")
 
 
-@pytest.mark.parametrize("command", ["status", "validate", "plot", "diff", "merge"])
+@pytest.mark.parametrize("command", ["status", "validate", "renumber", "plot", "diff", "merge"])
 def test_missing_folder(selector_command: Run, command: str, tmp_path: Path) -> None:
     second = {"diff": [tmp_path], "merge": ["--into", tmp_path]}.get(command, [])
     outcome = selector_command("collect", command, tmp_path / "nothing", *second)

@@ -7,18 +7,21 @@ from pathlib import Path
 import onnx
 import pytest
 
+from selector.lowering.dot import DOTS as ROWS
 from selector.policy import learned, release
+from selector.policy.model import BOUNDED
 from tests.cli.conftest import Run
 from tests.models import qdq_block_model
 from tests.policy import released
 
+DOTS = frozenset(row.name for row in ROWS)
 TARGET = ("--policy", "learned", "--target", "x86-64-v3")
 
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A released model that is the champion and follows every prediction."""
-    folder = released.write(tmp_path / "model", thresholds={"margin": 1e3})
+    folder = released.write(tmp_path / "model", ranges=dict.fromkeys(BOUNDED, (-99.0, 99.0)), dots=DOTS)
     monkeypatch.setenv(release.ENVIRONMENT, str(folder))
     learned._loaded.cache_clear()
     return folder
@@ -33,13 +36,17 @@ def block(tmp_path: Path) -> Path:
 
 
 def test_explain(selector_command: Run, block: Path, model: Path) -> None:
-    layers = selector_command("explain", block, *TARGET, "--json").json()["layers"]
+    answer = selector_command("explain", block, *TARGET, "--json").json()
+    layers = answer["layers"]
+    assert answer["deciders"] == {"layers": len(layers), "trees": len(layers), "trust": [1.0, 1.0], "fallbacks": []}
     assert layers
     for layer in layers:
         assert layer["source"] == "learned"
         assert layer["lowering"] == ("int8" if layer["log2_ratio"] > 0 else "int16")
         assert layer["time_ratio"] == 2 ** layer["log2_ratio"]
-        assert layer["uncertainty"] >= 0
+        assert layer["interval"][0] < layer["log2_ratio"] < layer["interval"][1]
+        assert (layer["trust"], layer["fallback"]) == (1.0, "")
+        assert layer["certainty"] in ("", "tie", "unsure")
         assert len(layer["movers"]) == 3
         assert [abs(change) for _, change in layer["movers"]] == sorted(
             (abs(change) for _, change in layer["movers"]), reverse=True
@@ -49,11 +56,40 @@ def test_explain(selector_command: Run, block: Path, model: Path) -> None:
 def test_explain_for_people(selector_command: Run, block: Path, model: Path) -> None:
     outcome = selector_command("explain", block, *TARGET)
     assert (outcome.code, outcome.err) == (0, "")
-    for text in ("learned: int", "predicted", "above 1 int8 is faster", "moved most by"):
+    layers = selector_command("explain", block, *TARGET, "--json").json()["layers"]
+    decided = f"{len(layers)} of {len(layers)} layers decided by the trees\n"
+    for text in (
+        "learned: int",
+        "predicted",
+        "above 1 int8 is faster",
+        "80 % of measurements",
+        "moved most by",
+        decided,
+    ):
         assert text in outcome.out
     for layer in selector_command("explain", block, *TARGET, "--json").json()["layers"]:
         name, change = layer["movers"][0]
         assert f"{name} {2**change:.2f}" in outcome.out
+
+
+def test_who_decided_elsewhere(
+    selector_command: Run, block: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU that nobody measured, and where an instruction was never trained on."""
+    shown = selector_command("explain", block, "--policy", "learned", "--target", "haswell").out.replace("\n", " ")
+    assert "layers decided by the trees (they count 10% and the roofline the rest, since no CPU like it" in shown
+    narrow = released.write(model.with_name("narrow"), dots=frozenset({"avx2_pmaddwd"}))
+    monkeypatch.setenv(release.ENVIRONMENT, str(narrow))
+    found = selector_command("explain", block, *TARGET, "--json").json()["deciders"]
+    assert found["trees"] == 0
+    assert sum(item["layers"] for item in found["fallbacks"]) == found["layers"]
+    assert {item["source"] for item in found["fallbacks"]} == {"roofline"}
+    assert all(item["reason"].endswith("was never trained on") for item in found["fallbacks"])
+    assert selector_command("compile", block, *TARGET, "--json").json()["deciders"] == found
+    for command in ("explain", "compile"):
+        text = selector_command(command, block, *TARGET).out.replace("\n", " ")
+        assert f"0 of {found['layers']} layers decided by the trees, " in text
+        assert "by the roofline: avx2_" in text
 
 
 def test_explain_roofline(selector_command: Run, block: Path) -> None:
@@ -64,7 +100,7 @@ def test_explain_roofline(selector_command: Run, block: Path) -> None:
 
 @pytest.mark.filterwarnings("always::UserWarning")
 @pytest.mark.parametrize(
-    ("file", "problem"), [("model-0.txt", "is not the file that was released"), (".", "no such folder")]
+    ("file", "problem"), [("trees.txt", "is not the file that was released"), (".", "no such folder")]
 )
 def test_unusable_model(selector_command: Run, block: Path, model: Path, file: str, problem: str) -> None:
     if file == ".":

@@ -7,20 +7,22 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars
 import pytest
 
 from selector import profiles
+from selector.collect.record import Samples
 from selector.collect.store import Store
 from selector.policy import release
 from tests.cli.conftest import Run
-from tests.learn.frames import failed, measurements
+from tests.learn.frames import coded, failed, measurements
 
 RECIPE = """
 folds = 2
-members = 2
 [boosting]
 num_iterations = 20
 learning_rate = 0.2
@@ -38,7 +40,7 @@ num_leaves = [4, 8]
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a data set, further measurements and a recipe; the tracking store is made in it."""
     folder = tmp_path_factory.mktemp("training")
-    rows = measurements(24)
+    rows = [coded(row) for row in measurements(24)]
     for name, part in (("measurements", rows[:80]), ("more", rows[80:])):
         with Store.open(folder / name) as store:
             for row in part:
@@ -75,6 +77,10 @@ def test_training_is_recorded(trained: dict[str, Any], store: Path, selector_com
     assert trained["tracking"] == f"sqlite:///{store / 'mlflow.db'}"
     assert (store / "report.md").read_text().startswith("# Evaluation of recipe `recipe`")
     assert {path.parent.name for path in store.glob("mlruns/**/*.png")} == {"plots"}
+    (kept,) = store.glob("mlruns/**/held-out.parquet")
+    rows = polars.read_parquet(kept)
+    assert set(rows["protocol"]) == {"shape", "network", "target"}
+    assert len(rows.filter(polars.col("protocol") == "shape")) == 80
     shown = selector_command("models", "show", "candidate", "--json").json()
     assert shown["aliases"] == ["candidate"]
     assert shown["parameters"]["dataset.digest"] == trained["dataset"]
@@ -101,7 +107,7 @@ def test_lineage_and_signature(trained: dict[str, Any], store: Path) -> None:
     assert [(item.name, item.digest) for item in inputs] == [("measurements", trained["dataset"])]
     assert str(store / "measurements") in inputs[0].source
     assert len(run.data.tags["mlflow.source.git.commit"]) >= len("unknown")
-    assert list(predicted.columns) == ["log2_ratio", "spread"]
+    assert list(predicted.columns) == ["log2_ratio", "low", "high"]
 
 
 def test_list_and_compare(store: Path, selector_command: Run) -> None:
@@ -135,6 +141,9 @@ def test_promote_export_reproduce_and_evaluate(trained: dict[str, Any], store: P
 
     same = selector_command("models", "reproduce", "measurements", "--model", made, "--json").json()
     assert (same["model"], same["rows"], same["reproduced"], same["same_trees"]) == ("mine", 80, True, True)
+    part = selector_command("models", "reproduce", "measurements", "--model", made, "--slice", "--json").json()
+    assert (part["reproduced"], part["same_trees"]) == (True, True)
+    assert 0 < part["rows"] < 80
     other = selector_command("models", "reproduce", "more", "--model", made, "--no-tune")
     assert "decisions: " in other.out
     assert f"not {trained['dataset']}: 16 rows" in other.out
@@ -142,7 +151,7 @@ def test_promote_export_reproduce_and_evaluate(trained: dict[str, Any], store: P
     result = selector_command("evaluate", "measurements", "--model", made, "--json")
     scores = result.json()
     assert scores["trained_on"]
-    assert "trained on other kernels" in scores["stale"]
+    assert scores["stale"] is None
     assert set(scores["policies"]) == {"learned", "int8", "int16", "rule", "expert", "roofline"}
     assert set(scores["by_target"]["learned"]) == {"x86-64", "x86-64-v3"}
     options = ["--model", made, "--profiles", profiles.modelled_folder()]
@@ -194,6 +203,21 @@ def test_added_folders_are_trained_on(store: Path, selector_command: Run) -> Non
     assert "candidate" not in aliases[1]
 
 
+def test_rows_of_other_kernels_are_not_trained_on(place: Path, tmp_path: Path, selector_command: Run) -> None:
+    """Whatever their number says, the code of the rows tells."""
+    first, second = measurements(2)[0], measurements(2)[-1]
+    cases = {
+        "other code": ([replace(coded(first), int8=Samples("int8", "0" * 16, 1, (1.0,), ()))], "raise KERNEL_VERSION"),
+        "newer": ([replace(second, host=replace(second.host, kernels=99))], "rows of kernels 99 are unknown"),
+        "older": ([replace(second, host=replace(second.host, kernels=0))], "is of other kernels"),
+    }
+    for name, (rows, message) in cases.items():
+        with Store.open(tmp_path / name) as made:
+            for row in rows:
+                made.add(row)
+        selector_command("train", tmp_path / name, "--recipe", place / "recipe.toml").assert_bad_input(message)
+
+
 def test_bad_input(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, selector_command: Run) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = place / "recipe.toml"
@@ -202,11 +226,11 @@ def test_bad_input(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         made.add(failed(measurements(1)[0].workload, "x86-64"))
     few = tmp_path / "few"
     with Store.open(few) as made:
-        made.add(measurements(1)[0])
+        made.add(coded(measurements(1)[0]))
     for command in ("train", "evaluate"):
         options = ["--recipe", recipe] if command == "train" else []
         selector_command(command, tmp_path / "absent", *options).assert_bad_input("absent", "selector collect")
-        selector_command(command, empty, *options).assert_bad_input("no usable measurement", "empty")
+        selector_command(command, empty, *options).assert_bad_input("counts: each failed", "empty")
     selector_command("train", few, "--recipe", recipe).assert_bad_input("2 folds need 2 shapes")
     selector_command("train", few).assert_bad_input("default.toml", "No such file")
     selector_command("train", few, "--recipe", recipe, "--no-tune", "--trials", 3).assert_bad_input("contradict")

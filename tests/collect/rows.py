@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from selector.collect.record import Host, Measurement, Samples
+from selector.lowering.version import KERNEL_VERSION
 from selector.workload import ConvWorkload
 
 WORKLOAD = ConvWorkload(1, 8, 8, 16, 16, 3, 3, padding=(1, 1, 1, 1))
-HOST = Host("a cpu", "avx avx2", 2, "performance", "0.27", "22", "0123456789abcdef")
+HOST = Host("a cpu", "avx avx2", 2, "performance", "0.27", "22", KERNEL_VERSION)
 TARGET = "x86-64-v3"
 
 

@@ -19,12 +19,11 @@ from selector.collect.synthetic import synthesize
 from selector.collect.table import rows_to_table, to_table
 from selector.collect.validate import Validation, validate
 from selector.lowering import build
-from selector.lowering.fingerprint import code_hash, kernel_fingerprint
+from selector.lowering.version import KERNEL_VERSION, code_hash
 from selector.target import profile
 from selector.workload import ConvWorkload
 from tests.collect.rows import HOST, WORKLOAD, failed, measured
 
-CURRENT = dataclasses.replace(HOST, fingerprint=kernel_fingerprint())
 SMALL = ConvWorkload(1, 6, 6, 8, 16, 1, 1, out_dtype="uint8")
 
 
@@ -43,7 +42,7 @@ def test_status() -> None:
     two_threads = dataclasses.replace(WORKLOAD, threads=2)
     rows = [
         measured(0.5, channels=16, timestamp=1.0),
-        measured(-0.25, channels=16, timestamp=2.0),  # the one that counts
+        measured(-0.25, channels=16, timestamp=2.0),  # with the one before: 0.125, 0.75 wide
         measured(0.75, channels=32),
         measured(3.0, channels=48, status="noisy"),
         failed(channels=64),
@@ -51,14 +50,26 @@ def test_status() -> None:
         measured(target="x86-64-v2"),
     ]
     assert status(frame(rows)).to_dicts() == [
-        _stratum("x86-64-v2", 1, rows=1, ok=1, workloads=1, int8_wins=1.0, median_abs_log2=0.5),
-        _stratum("x86-64-v3", 1, rows=5, ok=3, noisy=1, error=1, workloads=2, int8_wins=0.5, median_abs_log2=0.5),
+        _stratum("x86-64-v2", 1, rows=1, ok=1, used=1, pairs=1, int8_wins=1.0, median_abs_log2=0.5),
+        _stratum(
+            "x86-64-v3",
+            1,
+            rows=5,
+            ok=3,
+            noisy=1,
+            error=1,
+            used=3,
+            pairs=2,
+            int8_wins=1.0,
+            median_abs_log2=(0.125 + 0.75) / 2,
+            median_width=pytest.approx((0.04 + 0.75) / 2),
+        ),
         _stratum("x86-64-v3", 2, rows=1, error=1, median_width=None),
     ]
 
 
 def _stratum(target: str, threads: int, **changes: Any) -> dict[str, Any]:
-    nothing = {"ok": 0, "noisy": 0, "error": 0, "workloads": 0, "int8_wins": None, "median_abs_log2": None}
+    nothing = {"ok": 0, "noisy": 0, "error": 0, "used": 0, "pairs": 0, "int8_wins": None, "median_abs_log2": None}
     key = {"target": target, "kind": "dense", "threads": threads, "rows": 0}
     return {**key, **nothing, "median_width": pytest.approx(0.04), **changes}
 
@@ -95,21 +106,21 @@ def test_nothing_in_common() -> None:
 
 
 def test_valid_dataset(tmp_path: Path) -> None:
-    rows = [measured(ratio, channels=n, host=CURRENT) for n, ratio in ((16, 0.5), (32, -0.3))]
+    rows = [measured(ratio, channels=n) for n, ratio in ((16, 0.5), (32, -0.3))]
     found = validate(dataset(tmp_path, rows))
     assert (found.files, found.rows, found.findings, found.valid) == (1, 2, (), True)
 
 
 def test_remarks_on_a_valid_dataset(tmp_path: Path) -> None:
     rows = [
-        measured(channels=1),
+        measured(channels=1, host=dataclasses.replace(HOST, kernels=KERNEL_VERSION - 1)),
         measured(channels=2, status="noisy"),
-        measured(channels=3, host=dataclasses.replace(CURRENT, emulated=True)),
-        failed(channels=4, host=CURRENT),
-        failed(channels=5, host=CURRENT),
-        failed(channels=6, host=CURRENT, error="another"),
-        measured(channels=7, host=CURRENT, reference_us=(5.0, 6.0)),
-        measured(channels=7, host=CURRENT),
+        measured(channels=3, host=dataclasses.replace(HOST, emulated=True)),
+        failed(channels=4),
+        failed(channels=5),
+        failed(channels=6, error="another"),
+        measured(channels=7, reference_us=(5.0, 6.0)),
+        measured(channels=7),
     ]
     found = validate(dataset(tmp_path, rows))
     assert found.valid
@@ -119,18 +130,25 @@ def test_remarks_on_a_valid_dataset(tmp_path: Path) -> None:
         ("warning", "noise", 1),
         ("warning", "drift", 1),
         ("warning", "emulated", 1),
-        ("warning", "fingerprint", 2),
+        ("warning", "kernels", 1),
     ]
     assert "3 of 8 rows (37.5%) failed; most often (2): it broke" in found.findings[1].text
 
 
+def test_rows_of_unknown_kernels(tmp_path: Path) -> None:
+    found = validate(dataset(tmp_path, [measured(host=dataclasses.replace(HOST, kernels=KERNEL_VERSION + 1))]))
+    assert not found.valid
+    assert _summary(found) == [("error", "kernels", 1)]
+    assert f"this version (kernels {KERNEL_VERSION}) does not know" in found.findings[0].text
+
+
 def test_reference_that_wanders_during_a_run(tmp_path: Path) -> None:
-    rows = [measured(channels=n, host=CURRENT, reference_us=(n, n)) for n in range(5, 11)]
+    rows = [measured(channels=n, reference_us=(n, n)) for n in range(5, 11)]
     assert _summary(validate(dataset(tmp_path, rows))) == [("note", "drift", 6)]
 
 
 def test_broken_rows(tmp_path: Path) -> None:
-    good = [to_row(measured(channels=n, host=CURRENT)) for n in range(1, 10)]
+    good = [to_row(measured(channels=n)) for n in range(1, 10)]
     changes: list[dict[str, Any]] = [
         {"key": "0" * 16},
         {"kind": "1x1"},
@@ -153,7 +171,7 @@ def test_broken_rows(tmp_path: Path) -> None:
 
 def test_broken_files(tmp_path: Path) -> None:
     for channels in (1, 2, 3):
-        dataset(tmp_path, [measured(channels=channels, host=CURRENT)])
+        dataset(tmp_path, [measured(channels=channels)])
     cut, copied, kept = parts.part_paths(tmp_path)
     elsewhere = tmp_path / "target=elsewhere" / copied.name
     elsewhere.parent.mkdir()
@@ -177,7 +195,7 @@ def test_kernels_built_again(tmp_path: Path) -> None:
 
     rows = [row(dataclasses.replace(SMALL, in_channels=channels)) for channels in (8, 16, 24)]
     same = validate(dataset(tmp_path / "same", rows), rebuild=2)
-    assert (same.rebuilt, _summary(same)) == (2, [("warning", "fingerprint", 3)])
+    assert (same.rebuilt, _summary(same)) == (2, [])
     changed = validate(dataset(tmp_path / "changed", [*rows, row(SMALL, int16="0" * 16)]), rebuild=9)
     assert (changed.rebuilt, _summary(changed)[-1]) == (4, ("error", "rebuild", 1))
     assert "int16 of 1x6x6x8 -> 16, 1x1 s1 is " in changed.findings[-1].text

@@ -23,7 +23,7 @@ from selector.collect.journal import Journal, StoreFull
 from selector.collect.parts import SchemaMismatch, UnreadablePart, part_paths, read_part, target_folder
 from selector.collect.record import DatasetError
 from selector.collect.row import to_row
-from selector.collect.store import Store, StoreLocked, compact, latest, measurements, merge, read
+from selector.collect.store import Store, StoreLocked, compact, measurements, merge, read
 from selector.collect.table import to_table
 from tests.collect.rows import HOST, failed, measured
 
@@ -76,19 +76,6 @@ def test_finished_goes_by_the_latest_row(tmp_path: Path) -> None:
         assert dataset.finished(["ok", "noisy"]) == {one, two}
 
 
-def test_latest_takes_good_rows_alone() -> None:
-    rows = [
-        measured(0.1, channels=1, timestamp=1.0, id="old"),
-        measured(0.2, channels=1, timestamp=3.0, id="new"),
-        failed(channels=1, timestamp=4.0),
-        measured(channels=2, timestamp=2.0, status="noisy"),
-        measured(0.3, channels=3, timestamp=2.0, id="measured"),
-        measured(0.3, channels=3, timestamp=5.0, id="emulated", host=dataclasses.replace(HOST, emulated=True)),
-    ]
-    frame = pl.DataFrame(pl.from_arrow(to_table(rows)))
-    assert latest(frame)["id"].to_list() == ["measured", "new"]
-
-
 def test_rows_of_another_cpu_are_no_repetitions(tmp_path: Path) -> None:
     there = dataclasses.replace(HOST, cpu="another CPU")
     rows = [measured(id="here", timestamp=1.0), measured(id="there", timestamp=2.0, host=there)]
@@ -99,7 +86,6 @@ def test_rows_of_another_cpu_are_no_repetitions(tmp_path: Path) -> None:
     with Store.open(tmp_path / "there") as dataset:
         dataset.add(rows[1])
     assert merge([tmp_path / "there"], tmp_path / "here").repeated == 0
-    assert latest(read(tmp_path / "here"))["id"].to_list() == ["here", "there"]
 
 
 def test_killed_at_any_moment(tmp_path: Path) -> None:
@@ -304,7 +290,6 @@ def test_merge(tmp_path: Path) -> None:
     merged = merge(folders[:2], folders[2])
     assert (merged.added, merged.duplicates, merged.repeated) == (4, 1, 1)
     assert read(folders[2])["id"].to_list() == ["one", "two", "one again", "three"]
-    assert latest(read(folders[2]))["id"].to_list() == ["two", "one again", "three"]
     again = merge(folders[:2], folders[2])
     assert (again.added, again.duplicates, again.repeated) == (0, 5, 0)
     assert len(part_paths(folders[2])) == 2

@@ -9,10 +9,14 @@ import numpy as np
 import polars
 
 from selector.collect.record import Host, Measurement, Samples
+from selector.collect.synthetic import synthesize
 from selector.collect.table import to_table
+from selector.lowering import build
+from selector.lowering.version import KERNEL_VERSION, code_hash
+from selector.target import profile
 from selector.workload import ConvWorkload
 
-HOST = Host("Imaginary CPU", "avx2 sse4_2", 2, "performance", "0.27", "22", "0123456789abcdef")
+HOST = Host("Imaginary CPU", "avx2 sse4_2", 2, "performance", "0.27", "22", KERNEL_VERSION)
 TARGETS = ("x86-64", "x86-64-v3")
 
 
@@ -23,7 +27,7 @@ def measurement(workload: ConvWorkload, target: str, log2_ratio: float, **change
         workload,
         target,
         "ok",
-        replace(HOST, **{name: changes.pop(name) for name in ("cpu", "emulated", "fingerprint") if name in changes}),
+        replace(HOST, **{name: changes.pop(name) for name in ("cpu", "emulated", "kernels") if name in changes}),
         int8=Samples("int8", "a", 1, (microseconds,) * 3, ()),
         int16=Samples("int16", "b", 1, (microseconds * 2**log2_ratio,) * 3, ()),
         log2_ratio=log2_ratio,
@@ -32,6 +36,16 @@ def measurement(workload: ConvWorkload, target: str, log2_ratio: float, **change
         cold_log2_ratio=log2_ratio,
     )
     return replace(made, **changes)
+
+
+def coded(row: Measurement) -> Measurement:
+    """The row with the code of the kernels that it would be of, as if they had been timed."""
+    constants, _ = synthesize(row.workload, row.seed)
+    target = profile(row.target, row.host.cpu)
+    int8, int16 = (code_hash(build(row.workload, constants, target, name)) for name in ("int8", "int16"))
+    assert row.int8
+    assert row.int16
+    return replace(row, int8=replace(row.int8, code=int8), int16=replace(row.int16, code=int16))
 
 
 def failed(workload: ConvWorkload, target: str) -> Measurement:

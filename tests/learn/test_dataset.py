@@ -27,7 +27,7 @@ def test_errors_and_emulated_rows_never_enter() -> None:
         measurement(WORK, "x86-64-v3", 0.1, status="noisy"),
     ]
     data = dataset.from_frame(frame(rows))
-    assert sorted(data.targets) == ["x86-64", "x86-64-v3"]
+    assert data.targets.tolist() == ["x86-64"]
 
 
 def test_profiles_in_place_of_the_stored_ones(tmp_path: Path) -> None:
@@ -41,8 +41,8 @@ def test_profiles_in_place_of_the_stored_ones(tmp_path: Path) -> None:
         assert changed.rates is not None
         assert changed.rates.dram_gbs == changed.rates.l1_gbs
         assert changed.cores == kept.cores != 77
-    cost = NAMES.index("cache_balance")
-    assert (other.features[:, cost] < data.features[:, cost]).all()
+    bound = NAMES.index("int16_bound")
+    assert (other.features[:, bound] <= data.features[:, bound]).all()
     np.testing.assert_array_equal(other.take(np.array([1])).features, other.features[1:])
     assert other.digest == data.digest
     (tmp_path / "x86-64.json").unlink()

@@ -23,9 +23,9 @@ def test_default_recipe() -> None:
 
 def test_entries_replace_defaults() -> None:
     made = recipe.parse(
-        "mine", {"members": 2, "boosting": {"num_leaves": 5}, "tuning": {"space": {"lambda_l2": [1, 2]}}}
+        "mine", {"prior": 0.5, "boosting": {"num_leaves": 5}, "tuning": {"space": {"lambda_l2": [1, 2]}}}
     )
-    assert (made.name, made.members, made.boosting.num_leaves) == ("mine", 2, 5)
+    assert (made.name, made.prior, made.boosting.num_leaves) == ("mine", 0.5, 5)
     assert made.tuning.space == {"lambda_l2": (1, 2)}
     assert made.boosting.learning_rate == recipe.Boosting().learning_rate
 

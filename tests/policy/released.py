@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ import lightgbm
 import numpy as np
 
 from selector import features
-from selector.lowering.fingerprint import kernel_fingerprint
 from selector.policy import release
+from selector.policy.forest import Forest
+from selector.policy.model import BOUNDED, Intervals, Model
 from selector.target import profile
 from selector.workload import ConvWorkload
 
 TARGETS = ("x86-64-v2", "x86-64-v3")
+INTERVALS = Intervals(at=(0.0, 1.0), nearer=(0.05, 0.1), further=(0.05, 0.2))
 
 
 def training_workloads() -> list[ConvWorkload]:
@@ -44,39 +46,47 @@ def training_features() -> np.ndarray:
 
 
 @functools.cache
-def boosters() -> tuple[str, ...]:
-    """Three members of an ensemble that follows the roofline."""
+def trees() -> str:
+    """Trees that follow the roofline."""
     x = training_features()
-    y = x[:, features.NAMES.index("ratio_time")] + 0.1 * x[:, features.NAMES.index("out_channels")] - 0.6
+    y = x[:, features.RATIO] + 0.1 * x[:, features.NAMES.index("macs")] - 2
     options = {"objective": "regression", "verbose": -1, "num_threads": 1, "num_leaves": 15, "min_data_in_leaf": 5}
-    options |= {"bagging_fraction": 0.7, "bagging_freq": 1}
-    return tuple(
-        lightgbm.train(
-            options | {"seed": seed}, lightgbm.Dataset(x, y, feature_name=list(features.NAMES)), num_boost_round=40
-        ).model_to_string()
-        for seed in range(3)
-    )
+    data = lightgbm.Dataset(x, y, feature_name=list(features.NAMES))
+    return lightgbm.train(options, data, num_boost_round=40).model_to_string()
 
 
-def write(folder: Path, **changes: Any) -> Path:
-    """A release folder; ``changes`` replace arguments of ``selector.policy.release.write``."""
+@functools.cache
+def model() -> Model:
+    """The model of ``trees``, for the CPUs whose profiles the targets have."""
+    described = [(features.describe(training_workloads(), profile(target)), profile(target)) for target in TARGETS]
     x = training_features()
-    ranges: Mapping[str, tuple[float, float]] = dict(
-        zip(features.NAMES, zip(x.min(axis=0).tolist(), x.max(axis=0).tolist(), strict=True), strict=True)
+    columns = {name: x[:, features.NAMES.index(name)] for name in BOUNDED}
+    return Model(
+        forest=Forest.parse(trees()),
+        prior=0.0,
+        dots=frozenset(name for layers, _ in described for pair in layers.dots for name in pair),
+        cpus=frozenset(target.rates.source for _, target in described if target.rates),
+        ranges={name: (float(column.min()), float(column.max())) for name, column in columns.items()},
+        trust={},
+        known=INTERVALS,
+        unknown=INTERVALS,
     )
+
+
+def write(folder: Path, *, text: str | None = None, **changes: Any) -> Path:
+    """A release folder of these trees (None: ``trees``).
+
+    ``changes`` are fields of the model, or arguments of ``selector.policy.release.write``.
+    """
+    fields = {name: changes.pop(name) for name in Model.__dataclass_fields__ if name in changes}
     arguments: dict[str, Any] = {
-        "boosters": boosters(),
         "name": "test",
         "version": "3",
-        "ranges": ranges,
         "data_hash": "0123456789abcdef",
-        "fingerprint": kernel_fingerprint(),
         "metrics": {"mean": 0.98},
         "targets": TARGETS,
-        "thresholds": {"band": 0.0, "spread": 0.0},
-        "prior": 0.0,
         "card": "# A model for tests\n",
-        "extra": {"rows": len(x)},
+        "extra": {"rows": len(training_features())},
     }
-    release.write(folder, **(arguments | changes))
+    release.write(folder, trees() if text is None else text, replace(model(), **fields), **(arguments | changes))
     return folder

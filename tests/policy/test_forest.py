@@ -49,52 +49,41 @@ def test_equals_lightgbm(name: str) -> None:
     options = dict(CASES[name])
     holes = options.pop("holes", 0.0)
     booster = train(*sample(0, holes=holes), **options)
-    forest = Forest.parse([booster.model_to_string()])
+    forest = Forest.parse(booster.model_to_string())
     edges = np.array([[0.0] * FEATURES, [np.nan] * FEATURES, [np.inf] * FEATURES, [-np.inf] * FEATURES, [1e-36] * 6])
     for x in (sample(0, holes=holes)[0], sample(1)[0], sample(2, holes=0.3)[0], edges, edges[:1]):
-        np.testing.assert_array_equal(forest.predict(x)[0], booster.predict(x, raw_score=True))
+        np.testing.assert_array_equal(forest.predict(x), booster.predict(x, raw_score=True))
 
 
 def test_thresholds_themselves_go_left() -> None:
     booster = train(*sample(3), num_leaves=4, rounds=3)
-    forest = Forest.parse([booster.model_to_string()])
+    forest = Forest.parse(booster.model_to_string())
     splits = np.unique(forest.threshold[forest.children[::2] != np.arange(len(forest.feature))])
     x = np.repeat(np.concatenate([splits, np.nextafter(splits, np.inf)])[:, None], FEATURES, axis=1)
-    np.testing.assert_array_equal(forest.predict(x)[0], booster.predict(x))
-
-
-def test_ensemble() -> None:
-    x, y = sample(4)
-    boosters = [train(x, y * scale, rounds=rounds, num_leaves=7) for scale, rounds in ((1, 3), (2, 9), (-1, 1))]
-    forest = Forest.parse([booster.model_to_string() for booster in boosters])
-    found = forest.predict(x)
-    assert found.shape == (3, len(x))
-    for row, booster in zip(found, boosters, strict=True):
-        np.testing.assert_array_equal(row, booster.predict(x))
+    np.testing.assert_array_equal(forest.predict(x), booster.predict(x))
 
 
 def test_contributions_add_up() -> None:
     x, y = sample(5, holes=0.1)
-    forest = Forest.parse([train(x, y * scale).model_to_string() for scale in (1, 3)])
-    scores, changes = forest.explain(x)
+    forest = Forest.parse(train(x, y).model_to_string())
+    changes = forest.explain(x)
     assert changes.shape == x.shape
-    np.testing.assert_array_equal(scores, forest.predict(x))
-    np.testing.assert_allclose(changes.sum(axis=1) + forest.bias, scores.mean(axis=0), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(changes.sum(axis=1) + forest.bias, forest.predict(x), rtol=0, atol=1e-12)
 
 
 def test_only_split_features_contribute() -> None:
     rng = np.random.default_rng(6)
     x = rng.normal(size=(300, FEATURES))
-    forest = Forest.parse([train(x, np.where(x[:, 2] > 0, 1.0, -1.0), num_leaves=2, rounds=1).model_to_string()])
+    forest = Forest.parse(train(x, np.where(x[:, 2] > 0, 1.0, -1.0), num_leaves=2, rounds=1).model_to_string())
     assert forest.used == (2,)
-    _, changes = forest.explain(x)
+    changes = forest.explain(x)
     assert not np.delete(changes, 2, axis=1).any()
     assert (np.sign(changes[:, 2]) == np.sign(x[:, 2])).mean() > 0.98
 
 
 def test_shape_of_features() -> None:
-    forest = Forest.parse([train(*sample(7), rounds=1).model_to_string()])
-    assert forest.predict(np.empty((0, FEATURES))).shape == (1, 0)
+    forest = Forest.parse(train(*sample(7), rounds=1).model_to_string())
+    assert forest.predict(np.empty((0, FEATURES))).shape == (0,)
     with pytest.raises(ValueError, match=r"must be \(samples, 6\), got \(3, 5\)"):
         forest.predict(np.zeros((3, 5)))
 
@@ -112,7 +101,7 @@ def test_refuses_other_models(options: dict[str, Any], problem: str) -> None:
     x, _ = sample(8)
     booster = train(x, x[:, 4] == 2 if "categorical_feature" in options else x[:, 4], **options)
     with pytest.raises(ForestError, match=problem):
-        Forest.parse([booster.model_to_string()])
+        Forest.parse(booster.model_to_string())
 
 
 @pytest.mark.parametrize(
@@ -137,20 +126,11 @@ def test_refuses_damaged_text(old: str, new: str, problem: str) -> None:
     text = train(*sample(9), rounds=2, num_leaves=5).model_to_string()
     assert old in text
     with pytest.raises(ForestError, match=problem):
-        Forest.parse([text.replace(old, new, 1)])
+        Forest.parse(text.replace(old, new, 1))
 
 
 def test_refuses_numbers_that_are_not_finite() -> None:
     text = train(*sample(9), rounds=2, num_leaves=5).model_to_string()
     first = text.partition("leaf_value=")[2].split()[0]
     with pytest.raises(ForestError, match="leaf_value holds a number that is not finite"):
-        Forest.parse([text.replace(f"leaf_value={first}", "leaf_value=inf", 1)])
-
-
-def test_refuses_models_that_do_not_belong_together() -> None:
-    x, y = sample(10)
-    other = train(x[:, :5], y, rounds=1)
-    with pytest.raises(ForestError, match="model 1 has other features than model 0"):
-        Forest.parse([train(x, y, rounds=1).model_to_string(), other.model_to_string()])
-    with pytest.raises(ForestError, match="at least one model"):
-        Forest.parse([])
+        Forest.parse(text.replace(f"leaf_value={first}", "leaf_value=inf", 1))

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 
 from selector import features
+from selector.lowering.version import KERNEL_VERSION
 from selector.policy import Decision, learned, release, resolve
+from selector.policy.forest import Forest
 from selector.policy.learned import Learned, ModelWarning
+from selector.policy.model import LEAST_TRUST, MARGIN
 from selector.policy.roofline import Roofline
 from selector.policy.rule import Rule
 from selector.target import profile
-from selector.workload import ConvWorkload
 from tests.policy import released
 
 V3 = profile("x86-64-v3")
@@ -39,7 +41,7 @@ def _fresh() -> None:
 
 def test_roofline_takes_the_shorter_time() -> None:
     decisions = Roofline().decide_all(WORKLOADS, V3)
-    ratios = features.matrix(WORKLOADS, V3)[:, features.NAMES.index("ratio_time")]
+    ratios = features.matrix(WORKLOADS, V3)[:, features.RATIO]
     assert {decision.lowering for decision in decisions} == {"int8", "int16"}
     for decision, ratio in zip(decisions, ratios, strict=True):
         assert decision.lowering == ("int8" if ratio >= 0 else "int16")
@@ -49,16 +51,18 @@ def test_roofline_takes_the_shorter_time() -> None:
     assert Roofline().decide(WORKLOADS[3], V3) == decisions[3]
 
 
-def test_follows_the_mean_of_the_ensemble(folder: Path) -> None:
-    policy, model = Learned(folder), release.load(folder)
+def test_follows_the_trees(folder: Path) -> None:
+    policy, model = Learned(folder), release.load(folder).model
     decisions = policy.decide_all(WORKLOADS, V3)
-    mean, spread = model.predict(features.matrix(WORKLOADS, V3))
+    predicted = model.predict(features.matrix(WORKLOADS, V3))
     assert {decision.lowering for decision in decisions} == {"int8", "int16"}
-    for decision, ratio, deviation in zip(decisions, mean, spread, strict=True):
-        assert decision.source == "learned"
-        assert decision.lowering == ("int8" if ratio > 0 else "int16")
-        assert (decision.log2_ratio, decision.uncertainty) == (ratio, deviation)
-        assert f"predicted to take {2 ** abs(ratio):.2f} times as long" in decision.reason
+    for decision, ratio in zip(decisions, predicted, strict=True):
+        assert (decision.source, decision.fallback, decision.trust) == ("learned", "", 1.0)
+        assert decision.lowering == ("int16" if ratio < 0 else "int8")
+        assert decision.log2_ratio == ratio
+        low, high = released.INTERVALS.around(np.array([ratio]))
+        assert decision.interval == (low[0], high[0])
+        assert f"predicted to take {2 ** abs(ratio):.2f} times as long, from measured rates" in decision.reason
         assert Decision.from_dict(json.loads(json.dumps(decision.to_dict()))) == decision
     assert policy.decide(WORKLOADS[5], V3) == decisions[5]
     assert policy.decide_all([WORKLOADS[i] for i in (5, 3, 5)], V3) == [decisions[i] for i in (5, 3, 5)]
@@ -66,67 +70,95 @@ def test_follows_the_mean_of_the_ensemble(folder: Path) -> None:
 
 def test_movers_are_the_strongest_contributions(folder: Path) -> None:
     decision = Learned(folder).decide(WORKLOADS[0], V3)
-    changes = release.load(folder).explain(features.matrix(WORKLOADS[:1], V3))[2][0]
+    changes = release.load(folder).model.changes(features.describe(WORKLOADS[:1], V3), V3)[0]
     strongest = sorted(zip(features.NAMES, changes, strict=True), key=lambda item: -abs(item[1]))[:3]
     assert decision.movers == tuple((name, float(change)) for name, change in strongest)
 
 
-def test_instructions_that_no_training_target_has(folder: Path) -> None:
-    for name in ("cascadelake", "cortex-a72"):
-        target = profile(name)
-        for decision, expected in zip(
-            Learned(folder).decide_all(WORKLOADS[:4], target), Roofline().decide_all(WORKLOADS[:4], target), strict=True
-        ):
-            assert (decision.source, decision.rates) == ("roofline", "modelled")
-            assert decision.lowering == expected.lowering
-            assert decision.reason.startswith(
-                f"learned → roofline: no CPU with the instructions of {name} was trained on; int8 "
-            )
+@pytest.mark.parametrize(
+    ("name", "untrained"),
+    [
+        ("cascadelake", "avx512vnni_vpdpbusd was never trained on and avx512vnni_vpdpwssd was never trained on"),
+        ("cortex-a72", "neon_smlal was never trained on"),
+    ],
+)
+def test_instructions_that_were_never_trained_on(folder: Path, name: str, untrained: str) -> None:
+    target = profile(name)
+    for decision, expected in zip(
+        Learned(folder).decide_all(WORKLOADS[:4], target), Roofline().decide_all(WORKLOADS[:4], target), strict=True
+    ):
+        assert (decision.source, decision.rates, decision.trust) == ("roofline", "modelled", None)
+        assert decision.lowering == expected.lowering
+        assert untrained in decision.fallback
+        assert decision.reason == f"learned → roofline: {decision.fallback}; {expected.reason}"
+
+
+def test_another_cpu_with_instructions_that_were_trained_on(tmp_path: Path) -> None:
+    """On a CPU that was never measured the trees count in part: as much as their form of kernel is worth there."""
+    haswell = profile("haswell")
+    layers = features.describe(WORKLOADS, haswell)
+    form = next(form for form in layers.forms if form.startswith("direct"))
+    policy = Learned(released.write(tmp_path / "test", trust={form: 0.75}))
+    trees = released.model().predict(layers.x)
+    for workload, row in list(zip(WORKLOADS, layers.row_of, strict=True))[::7]:
+        decision = policy.decide(workload, haswell)
+        share = 0.75 if layers.forms[row] == form else LEAST_TRUST
+        assert (decision.source, decision.trust) == ("learned", share)
+        assert decision.log2_ratio == pytest.approx(share * trees[row] + (1 - share) * layers.roofline[row])
+        assert f"no CPU like it was measured, so the trees count {share:.0%}" in decision.reason
+
+
+def test_more_threads_than_were_trained_on_are_the_trees(folder: Path) -> None:
+    for threads in (2, 8, 64):
+        works = [replace(work, threads=threads) for work in WORKLOADS]
+        assert {decision.source for decision in Learned(folder).decide_all(works, V3)} == {"learned"}
+
+
+def test_caches_and_bandwidths_outside_of_the_training_range_are_the_trees(folder: Path) -> None:
+    assert V3.rates is not None
+    rates = replace(V3.rates, dram_gbs=1.0, dram_all_gbs=1.0, l2_gbs=1e4)
+    for target in (replace(V3, l2_bytes=64 << 20, l3_bytes=1 << 30), replace(V3, rates=rates)):
+        assert {decision.source for decision in Learned(folder).decide_all(WORKLOADS, target)} == {"learned"}
+
+
+def test_far_outside_of_the_training_range(tmp_path: Path) -> None:
+    """Only what says what is computed counts, and only if a split looks at it."""
+    name = "macs"
+    column, x = features.NAMES.index(name), released.training_features()
+    huge = replace(WORKLOADS[0], in_height=3000, in_width=3000, out_channels=8192)
+    for used, source in ((column, "roofline"), (features.RATIO, "learned")):
+        kept = np.zeros_like(x)
+        kept[:, used] = x[:, used]
+        data = lightgbm.Dataset(kept, x[:, used], feature_name=list(features.NAMES))
+        text = lightgbm.train({"verbose": -1, "num_threads": 1}, data, num_boost_round=3).model_to_string()
+        folder = released.write(tmp_path / source, text=text, forest=Forest.parse(text))
+        outside, inside = Learned(folder).decide_all([huge, WORKLOADS[0]], V3)
+        assert (inside.source, outside.source) == ("learned", source)
+    low, high = released.model().ranges[name]
+    margin = MARGIN * (high - low)
+    target = features.describe([WORKLOADS[0]], V3)
+    for value, falls_back in ((high + 0.99 * margin, False), (high + 1.01 * margin, True), (low - 1.01 * margin, True)):
+        moved = target.x.copy()
+        moved[:, column] = value
+        why = released.model().judge(replace(target, x=moved), V3).fallback[0]
+        assert bool(why) == falls_back
+        side = f"above the training range {2**high:.0f}" if value > high else f"below the training range {2**low:.0f}"
+        assert why.startswith("macs ") == why.endswith(f"is far {side}") == falls_back
 
 
 @pytest.mark.parametrize(
-    ("workload", "reason"),
+    ("interval", "certainty"),
     [
-        (replace(WORKLOADS[0], out_channels=8192), "out_channels 8192 above the training range 256"),
-        (replace(WORKLOADS[0], in_height=1, in_width=1), "out_pixels 1 below the training range 16"),
+        ((0.01, 0.2), ""),
+        ((-0.4, -0.1), ""),
+        ((-0.05, 0.09), "tie"),
+        ((-0.05, 0.2), "unsure"),
+        ((-0.3, 0.01), "unsure"),
+        (None, ""),
     ],
 )
-def test_outside_of_the_training_range(tmp_path: Path, workload: ConvWorkload, reason: str) -> None:
-    """Of all features that lie outside, the one that is furthest; a model of one feature knows no other."""
-    name = reason.split()[0]
-    column = features.NAMES.index(name)
-    x = released.training_features()
-    kept = np.zeros_like(x)
-    kept[:, column] = x[:, column]
-    data = lightgbm.Dataset(kept, x[:, column], feature_name=list(features.NAMES))
-    booster = lightgbm.train({"verbose": -1, "num_threads": 1}, data, num_boost_round=3)
-    policy = Learned(released.write(tmp_path / "test", boosters=[booster.model_to_string()]))
-    outside, inside = policy.decide_all([workload, WORKLOADS[0]], V3)
-    assert inside.source == "learned"
-    assert outside.source == "roofline"
-    assert f"learned → roofline: {reason}; int8 " in outside.reason
-
-
-def test_a_little_outside_is_no_matter(tmp_path: Path) -> None:
-    wider = replace(WORKLOADS[0], in_height=40, in_width=40)
-    strict = Learned(released.write(tmp_path / "strict", thresholds={"margin": 0.0}))
-    generous = Learned(released.write(tmp_path / "generous", thresholds={"margin": 0.3}))
-    assert strict.decide(wider, V3).source == "roofline"
-    assert generous.decide(wider, V3).source == "learned"
-
-
-@pytest.mark.parametrize("limit", ["band", "spread"])
-def test_too_close_to_call(tmp_path: Path, limit: str) -> None:
-    sure = Learned(released.write(tmp_path / "sure")).decide_all(WORKLOADS, V3)
-    assert all(decision.log2_ratio is not None and decision.uncertainty is not None for decision in sure)
-    scores = [abs(item.log2_ratio or 0) / (1 if limit == "band" else item.uncertainty or 1) for item in sure]
-    threshold = float(np.median(scores))
-    decisions = Learned(released.write(tmp_path / "unsure", thresholds={limit: threshold})).decide_all(WORKLOADS, V3)
-    sources = ["roofline" if score < threshold else "learned" for score in scores]
-    assert [decision.source for decision in decisions] == sources
-    assert {"roofline", "learned"} == set(sources)
-    unsure = decisions[sources.index("roofline")]
-    assert "learned → roofline: too close to call, predicted int16 ÷ int8" in unsure.reason
+def test_ties_and_doubts(interval: tuple[float, float] | None, certainty: str) -> None:
+    assert Decision("int8", "learned", "made up", log2_ratio=0.0, interval=interval).certainty == certainty
 
 
 def test_without_a_model_the_rule_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,15 +174,15 @@ def test_without_a_model_the_rule_decides(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_tampered_model_is_not_followed(tmp_path: Path) -> None:
     folder = released.write(tmp_path / "test")
-    path = folder / "model-1.txt"
+    path = folder / "trees.txt"
     path.write_text(path.read_text().replace("leaf_value=", "leaf_value=-9", 1))
-    with pytest.warns(ModelWarning, match=r"model-1.txt is not the file that was released"):
+    with pytest.warns(ModelWarning, match=r"trees.txt is not the file that was released"):
         assert Learned(folder).decide(WORKLOADS[0], V3).source == "rule"
 
 
 def test_a_stale_model_warns_and_decides(tmp_path: Path) -> None:
-    folder = released.write(tmp_path / "test", fingerprint="0" * 16)
-    with pytest.warns(ModelWarning, match=r"was trained on other kernels .*`selector train`"):
+    folder = released.write(tmp_path / "test", kernels=KERNEL_VERSION - 1)
+    with pytest.warns(ModelWarning, match=r"was trained on kernels .*`selector train`"):
         assert Learned(folder).decide(WORKLOADS[0], V3).source == "learned"
 
 

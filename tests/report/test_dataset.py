@@ -32,7 +32,7 @@ def test_wins() -> None:
     assert dense == {
         "target": "x86-64-v3",
         "kind": "dense",
-        "workloads": 3,
+        "pairs": 3,
         "int8_wins": pytest.approx(2 / 3),
         "int8_gain": pytest.approx(3.0),
         "int8_gain_p90": pytest.approx(3.8),

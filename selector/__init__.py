@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from selector.graph.compile import CompiledModel, compile, explain, extract_workloads, load_compiled, stored_bytes
-    from selector.graph.frontend import load
+    from selector.graph.frontends import load
     from selector.graph.pipeline import pipeline
     from selector.policy import Decision, UnknownPolicy
     from selector.runtime import ModelError
@@ -32,7 +32,7 @@ _HOMES = {
     "compile": "graph.compile",
     "explain": "graph.compile",
     "extract_workloads": "graph.compile",
-    "load": "graph.frontend",
+    "load": "graph.frontends",
     "load_compiled": "graph.compile",
     "pipeline": "graph.pipeline",
     "stored_bytes": "graph.compile",

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from selector.collect.formats import DATA_ZERO_POINTS, DTYPES, RANGES
-from selector.graph.frontend import load
+from selector.graph.frontends import load
 from selector.graph.legalize import Session, qnn_calls
 from selector.graph.op import describe
 from selector.graph.pipeline import quantized

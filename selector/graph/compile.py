@@ -16,7 +16,7 @@ from selector import lowering, profiling, runtime
 from selector import policy as policies
 from selector.cross import Linker, find_linker
 from selector.graph import checks, op
-from selector.graph.frontend import load
+from selector.graph.frontends import load
 from selector.graph.legalize import Session, qnn_calls
 from selector.graph.pipeline import quantized, session_pipeline
 from selector.policy import Decision, Policy

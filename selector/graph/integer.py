@@ -33,9 +33,12 @@ from selector.graph.kernels import Params
 
 _8BIT = ("uint8", "int8")
 # operators that commute with a positive scale and an offset, their data being the first operand
-_MOVING = frozenset(
+MOVING = frozenset(
     f"relax.{name}"
-    for name in "reshape permute_dims strided_slice expand_dims squeeze flatten nn.batch_flatten nn.max_pool2d".split()
+    for name in (
+        "reshape permute_dims strided_slice expand_dims squeeze flatten nn.batch_flatten nn.max_pool2d take tile flip "
+        "repeat broadcast_to"
+    ).split()
 )
 
 
@@ -87,7 +90,7 @@ class _Block:
         """Bindings of the rewritten block."""
         for binding in bindings:
             name = op_name(binding.value) or ""
-            rule = _RULES.get(name, _moving if name in _MOVING else None)
+            rule = _RULES.get(name, _moving if name in MOVING else None)
             if isinstance(binding.value, relax.TupleGetItem):
                 rule = _tuple_item
             if rule is None or not rule(self, binding.var, binding.value):

@@ -17,6 +17,7 @@ from selector.graph import fuse, legalize
 from selector.graph.canonical import canonicalize
 from selector.graph.checks import mark_internal
 from selector.graph.fused import fuse_kernels
+from selector.graph.hoist import quantize_early
 from selector.graph.integer import keep_integer
 from selector.graph.ir import dtype_of, static_shape
 from selector.graph.layout import to_channels_last
@@ -69,7 +70,8 @@ def quantized(mod: tvm.IRModule, session: Session) -> tvm.IRModule:
     """Graph-level part: QDQ fusion, 8-bit data and NHWC around it, and a decision for every layer."""
     # a module need not have dataflow blocks, the passes look at nothing else
     mod = relax.transform.ConvertToDataflow()(mod)
-    mod, layers = fuse.fuse(fold_padding(canonicalize(mod)))
+    mod = quantize_early(keep_integer(canonicalize(mod)))
+    mod, layers = fuse.fuse(fold_padding(mod))
     mod = relax.transform.CanonicalizeBindings()(keep_integer(mod))
     mod = fuse_kernels(to_channels_last(fold_padding(mod)))
     session.plan(mod, layers)

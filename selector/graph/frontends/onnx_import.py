@@ -1,0 +1,138 @@
+"""ONNX networks, by TVM's importer: every tensor that comes out of it is checked against ONNX's own inference."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from pathlib import Path
+
+import onnx
+import tvm
+from google.protobuf.message import DecodeError
+from onnx import helper
+from tvm import relax
+from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
+
+from selector import quiet
+from selector.graph.frontends import last_line
+from selector.graph.frontends.onnx_graph import OnnxGraph, node_name
+from selector.graph.frontends.onnx_prepare import prepare
+from selector.graph.ir import dtype_of, static_shape
+from selector.runtime import ModelError
+
+# Operators of the QOperator format.
+_QOPERATORS = ("QLinear", "ConvInteger", "MatMulInteger", "QGemm", "QAttention", "QEmbed", "DynamicQuantizeMatMul")
+_ANCHORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_TO_QDQ = "onnxruntime.quantization.quantize_static(..., quant_format=QuantFormat.QDQ)"
+_FIX_SHAPE = "python -m onnxruntime.tools.make_dynamic_shape_fixed"
+_LARGEST_DIMENSION = 1 << 31
+_OWN_LINES = b"BlockBuilder destroyed with remaining blocks"  # what TVM writes when a converter of it fails
+
+
+def parse(data: bytes, where: str) -> onnx.ModelProto:
+    """The protobuf in ``data``, checked to be a whole ONNX model.  Raises ModelError."""
+    try:
+        model = onnx.load_model_from_string(data)
+    except DecodeError as error:
+        message = f"{where} is not an ONNX model or is truncated: its {len(data)} bytes do not parse"
+        raise ModelError(message) from error
+    if not model.HasField("graph") or not model.opset_import:
+        raise ModelError(f"{where} is not an ONNX model or is truncated: it has no graph or no operator set")
+    return model
+
+
+def convert(model: onnx.ModelProto, where: str, folder: Path | None = None) -> tuple[tvm.IRModule, list[str]]:
+    """The network of a model as a Relax module, and the names of its layers in graph order.
+
+    ``folder``: where tensors lie that the model keeps in files of their own.  Raises ModelError.
+    """
+    if folder is not None:
+        try:
+            onnx.external_data_helper.load_external_data_for_model(model, str(folder))
+        except (OSError, onnx.checker.ValidationError) as error:
+            raise ModelError(f"{where} keeps tensors in files that cannot be read: {last_line(error)}") from error
+    if not model.graph.output:
+        raise ModelError(f"{where} is truncated or broken: its graph has no output")
+    _check_operators(model, where)
+    _check_shapes(model, where)
+    graph = prepare(model, where)
+    importer = _Importer(graph, where)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), quiet.without_lines(_OWN_LINES):
+            warnings.simplefilter("ignore")
+            module = importer.from_onnx(graph.to_model().graph, graph.opset)
+            importer.bb = None  # it says that it was not finished, where it was not
+    except ModelError:
+        raise
+    except Exception as error:  # the importer raises whatever its converters raise
+        raise ModelError(f"tvm's ONNX importer fails on {where}, {importer.at}: {last_line(error)}") from error
+    names = [node_name(node) for node in graph.nodes if node.op_type in _ANCHORS]
+    return module, names
+
+
+class _Importer(ONNXGraphImporter):
+    """TVM's importer, one node at a time."""
+
+    def __init__(self, graph: OnnxGraph, where: str) -> None:
+        super().__init__({}, "float32")
+        self.graph, self.where = graph, where
+        self.at = "its inputs"  # what is converted
+
+    def _construct_nodes(self, graph: onnx.GraphProto) -> None:
+        for node in graph.node:
+            self.at = f"{node.op_type} '{node_name(node)}'"
+            super()._construct_nodes(onnx.GraphProto(node=[node]))
+            for name in node.output:
+                if name:
+                    self._check(name)
+
+    def _check(self, name: str) -> None:
+        """Raises ModelError where a tensor has another shape or type than ONNX says."""
+        expr = self._nodes.get(name)
+        wanted = self.graph.shape(name)
+        kind, _ = self.graph.types.get(name, (0, None))
+        if expr is None or not isinstance(getattr(expr, "ty", None), relax.TensorType):
+            return
+        found, dtype = static_shape(expr), dtype_of(expr)
+        if wanted is not None and found != wanted:
+            raise ModelError(
+                f"tvm's ONNX importer fails on {self.where}, {self.at}: '{name}' has the shape {found}, not {wanted}"
+            )
+        if kind and dtype is not None and dtype != str(helper.tensor_dtype_to_np_dtype(kind)):
+            wanted_type = helper.tensor_dtype_to_np_dtype(kind)
+            raise ModelError(
+                f"tvm's ONNX importer fails on {self.where}, {self.at}: '{name}' is {dtype}, not {wanted_type}"
+            )
+
+
+def _check_operators(model: onnx.ModelProto, where: str) -> None:
+    for node in model.graph.node:
+        if node.op_type.startswith(_QOPERATORS):
+            raise ModelError(
+                f"{where} is in QOperator format: tvm has no {node.op_type} (node '{node.name}'); "
+                f"export it in QDQ format instead, e.g. with {_TO_QDQ}"
+            )
+
+
+def _check_shapes(model: onnx.ModelProto, where: str) -> None:
+    constants = {tensor.name for tensor in model.graph.initializer}
+    for info in model.graph.input:
+        if info.name in constants:
+            continue
+        if not info.type.tensor_type.HasField("shape"):
+            raise ModelError(f"{where}: input '{info.name}' has no shape; Selector compiles for fixed shapes")
+        for index, dim in enumerate(info.type.tensor_type.shape.dim):
+            if not dim.HasField("dim_value") or dim.dim_value < 0:
+                name = dim.dim_param or "?"
+                how = f"--input_name {info.name} --input_shape <numbers>"
+                if dim.dim_param:
+                    how = f"--dim_param {name} --dim_value 1"
+                raise ModelError(
+                    f"{where}: dimension {index} of input '{info.name}' is dynamic ('{name}'); Selector compiles for "
+                    f"fixed shapes, fix it with: {_FIX_SHAPE} {how} in.onnx out.onnx"
+                )
+            if dim.dim_value == 0:
+                raise ModelError(f"{where}: dimension {index} of input '{info.name}' is zero: nothing to compute")
+            if dim.dim_value >= _LARGEST_DIMENSION:
+                raise ModelError(f"{where}: dimension {index} of input '{info.name}' is {dim.dim_value}: too large")

@@ -1,0 +1,92 @@
+"""Quantizing before data is moved, so that 8-bit data is moved, and so that a layer ends where it is computed.
+
+    quantize(f(move(x)))  ->  move(quantize(f(x)))     f: activations; elementwise functions commute with moves
+
+The layer that computes ``x`` then has its activation and its quantize right behind it.  Going backward from every
+quantize, as long as nothing else reads what lies between.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tvm
+from tvm import relax
+
+from selector.graph.constants import activation
+from selector.graph.integer import MOVING, operands, params_of
+from selector.graph.ir import Bindings, Emitter, Expr, Graph, Var, dtype_of, op_name, rewrite
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """What lies between a tensor and its quantize."""
+
+    source: Expr
+    moves: tuple[Expr, ...]  # calls, the first to be applied first
+    activations: tuple[Expr, ...]
+    absorbed: tuple[Var, ...]  # variables that nothing else reads
+
+
+def quantize_early(mod: tvm.IRModule) -> tvm.IRModule:
+    """Apply the rule above to every dataflow block."""
+
+    def block_pass(bindings: Bindings) -> Bindings:
+        graph = Graph(bindings)
+        chains = {
+            binding.var: chain
+            for binding in bindings
+            if (chain := _chain(graph, binding.value)) is not None and chain.moves
+        }
+        if not chains:
+            return bindings
+        gone = {var for chain in chains.values() for var in chain.absorbed}
+        out = Emitter()
+        for binding in bindings:
+            if binding.var in chains:
+                out.bind(binding.var, _moved(out, chains[binding.var], binding.value))
+            elif binding.var not in gone:
+                out.bindings.append(binding)
+        return out.bindings
+
+    return rewrite(mod, block_pass)
+
+
+def _chain(graph: Graph, call: Expr) -> _Chain | None:
+    """What a per-tensor 8-bit quantize reads; None for anything else."""
+    if op_name(call) != "relax.quantize" or params_of(call, dtype_of(call)) is None:
+        return None
+    moves: list[Expr] = []
+    activations: list[Expr] = []
+    absorbed: list[Var] = []
+    data = call.args[0]
+    while isinstance(data, tvm.ir.Var) and data in graph.definition and graph.only_user(data) is not None:
+        step = graph.definition[data]
+        if op_name(step) in MOVING:
+            moves.append(step)
+        elif activation(graph, step) is not None and dtype_of(step) == "float32":
+            activations.append(step)
+        else:
+            break
+        absorbed.append(data)
+        data = step.args[0]
+    return _Chain(data, tuple(reversed(moves)), tuple(reversed(activations)), tuple(absorbed))
+
+
+def _moved(out: Emitter, chain: _Chain, quantize: Expr) -> Expr:
+    """The value of the quantize's variable: what is left of it moves 8-bit data."""
+    value = chain.source
+    for step in (*chain.activations, quantize):
+        value = out.emit(_on(step, value))
+    for step in chain.moves[:-1]:
+        value = out.emit(_on(step, value))
+    return out.typed(_on(chain.moves[-1], value))
+
+
+def _on(call: Expr, data: Expr) -> Expr:
+    """The same call on other data; a per-tensor quantize has no axis to mind."""
+    if op_name(call) == "relax.quantize":
+        params = params_of(call, dtype_of(call))
+        assert params is not None
+        return relax.op.quantize(data, *operands(params), out_dtype=params.dtype)
+    return tvm.ir.Call(call.op, [data, *call.args[1:]], call.attrs)

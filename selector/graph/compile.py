@@ -16,13 +16,13 @@ from selector import lowering, profiling, runtime
 from selector import policy as policies
 from selector.cross import Linker, find_linker
 from selector.graph import checks, op
-from selector.graph.frontends import load
+from selector.graph.frontends import last_line, load
 from selector.graph.legalize import Session, qnn_calls
 from selector.graph.pipeline import quantized, session_pipeline
 from selector.policy import Decision, Policy
 from selector.profiling import Profile
 from selector.quiet import without_scope_warnings
-from selector.runtime import Network
+from selector.runtime import ModelError, Network
 from selector.target import TargetLike, resolve
 from selector.target import profile as target_profile
 from selector.tensors import TensorSpec
@@ -92,7 +92,10 @@ def compile(  # noqa: A001 - the name users look for, always called as selector.
     session = _session(resolved, policy, threads)
     start_pool()
     passes = session_pipeline(resolved, session)
-    executable = tvm.compile(module, target=resolved, relax_pipeline=passes, tir_pipeline=checks.NAME)
+    try:
+        executable = tvm.compile(module, target=resolved, relax_pipeline=passes, tir_pipeline=checks.NAME)
+    except tvm.error.InternalError as error:  # a check of TVM's own, on a network that it imported
+        raise ModelError(f"tvm cannot compile the network: {last_line(error)}") from error
     return CompiledModel(executable, session.decisions, session.threads, session.inputs, resolved)
 
 

@@ -57,9 +57,14 @@ def fuse_kernels(mod: tvm.IRModule) -> tvm.IRModule:
     """Apply the rules above to every dataflow block."""
 
     def block_pass(bindings: Bindings) -> Bindings:
-        graph = Graph(bindings)
+        graph, functions = Graph(bindings), table.Functions()
         found: dict[Var, Found] = {}
         for binding in bindings:
+            functions.see(binding.var, binding.value)
+            looked_up = functions.lookup(binding.var) if op_name(binding.value) == "relax.quantize" else None
+            if looked_up is not None:
+                found[binding.var] = Found(binding.var, fused_ops.lookup(*looked_up))
+                continue
             one = _RULES.get(op_name(binding.value) or "", _no_rule)(graph, binding.var, binding.value)
             if one is not None:
                 found[one.var] = one
@@ -92,14 +97,13 @@ def _no_rule(_graph: Graph, _var: Var, _call: Expr) -> Found | None:
 
 
 def _quantize(graph: Graph, var: Var, call: Expr) -> Found | None:
-    """Average pooling, or any function of single elements, between a dequantize and this quantize."""
+    """Average pooling, or a sum or product, between a dequantize and this quantize."""
     pooled = graph.value(call.args[0])
     out = params_of(call, dtype_of(call))
     if out is None or static_shape(call) is None:
         return None
     if op_name(pooled) not in ("relax.mean", "relax.nn.avg_pool2d", "relax.nn.adaptive_avg_pool2d"):
-        found = table.lookup(graph, call, out)
-        return _binary(graph, var, call, out) if found is None else Found(var, fused_ops.lookup(*found))
+        return _binary(graph, var, call, out)
     source = _dequantized(graph, pooled.args[0])
     pool = _average(pooled, static_shape(pooled.args[0]))
     if source is None or pool is None:

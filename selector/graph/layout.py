@@ -275,6 +275,13 @@ def _pad(block: _Block, var: Var, call: Expr) -> bool:
     return block.computed(var, relax.op.nn.pad(block.twin(call.args[0]), moved, *attrs))
 
 
+def _take(block: _Block, var: Var, call: Expr) -> bool:
+    if not block.has_twin(call.args[0]) or call.attrs.axis is None or _rank(var) != _rank(call.args[0]):
+        return False
+    axis = _axis(int(call.attrs.axis), _rank(var))
+    return block.computed(var, relax.op.take(block.twin(call.args[0]), call.args[1], axis, mode=str(call.attrs.mode)))
+
+
 def _permute(block: _Block, var: Var, call: Expr) -> bool:
     if not block.has_twin(call.args[0]):
         return False
@@ -314,6 +321,7 @@ _RULES: dict[str, Rule] = {
     "relax.strided_slice": _strided_slice,
     "relax.nn.pad": _pad,
     "relax.permute_dims": _permute,
+    "relax.take": _take,
     "relax.reshape": _reshape,
     "relax.squeeze": _reshape,
     **dict.fromkeys(_UNARY, _unary),

@@ -23,7 +23,7 @@ class OnnxGraph:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
-        self.nodes: list[onnx.NodeProto] = list(model.graph.node)
+        self.nodes = [_copied(node) for node in model.graph.node]  # the model itself stays as it is
         self.constants: dict[str, np.ndarray] = {}  # initializers, and what was computed from them
         self.types: dict[str, tuple[int, tuple[int | None, ...] | None]] = {}  # tensor -> ONNX dtype, shape if known
         for tensor in model.graph.initializer:
@@ -198,6 +198,12 @@ def operand(node: onnx.NodeProto, index: int) -> str:
 def make(op_type: str, inputs: Sequence[str], output: str, name: str = "", **attributes: Any) -> onnx.NodeProto:
     """A node with one output."""
     return helper.make_node(op_type, list(inputs), [output], name=name, **attributes)
+
+
+def _copied(node: onnx.NodeProto) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    return copy
 
 
 def _array(tensor: onnx.TensorProto) -> np.ndarray:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import tvm
 from google.protobuf.message import DecodeError
@@ -18,7 +21,7 @@ from selector import quiet
 from selector.graph.frontends import last_line
 from selector.graph.frontends.onnx_graph import OnnxGraph, node_name
 from selector.graph.frontends.onnx_prepare import prepare
-from selector.graph.ir import dtype_of, static_shape
+from selector.graph.ir import constant, dtype_of, static_shape
 from selector.runtime import ModelError
 
 # Operators of the QOperator format.
@@ -27,7 +30,7 @@ _ANCHORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _TO_QDQ = "onnxruntime.quantization.quantize_static(..., quant_format=QuantFormat.QDQ)"
 _FIX_SHAPE = "python -m onnxruntime.tools.make_dynamic_shape_fixed"
 _LARGEST_DIMENSION = 1 << 31
-_OWN_LINES = b"BlockBuilder destroyed with remaining blocks"  # what TVM writes when a converter of it fails
+_OWN_LINES = b"BlockBuilder destroyed with remaining blocks!"  # what TVM writes when a converter of it fails
 
 
 def parse(data: bytes, where: str) -> onnx.ModelProto:
@@ -39,7 +42,20 @@ def parse(data: bytes, where: str) -> onnx.ModelProto:
         raise ModelError(message) from error
     if not model.HasField("graph") or not model.opset_import:
         raise ModelError(f"{where} is not an ONNX model or is truncated: it has no graph or no operator set")
+    if not all(isinstance(text, str) for text in _texts(model.graph)):
+        raise ModelError(f"{where} is not an ONNX model or is damaged: a name in it is no text")
     return model
+
+
+def _texts(graph: onnx.GraphProto) -> Iterator[Any]:
+    """Names in a graph: protobuf gives bytes for those that are not UTF-8."""
+    for node in graph.node:
+        yield from (node.op_type, node.name, node.domain, *node.input, *node.output)
+        yield from (item.name for item in node.attribute)
+    for info in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        yield info.name
+    for info in (*graph.input, *graph.output):
+        yield from (dim.dim_param for dim in info.type.tensor_type.shape.dim)
 
 
 def convert(model: onnx.ModelProto, where: str, folder: Path | None = None) -> tuple[tvm.IRModule, list[str]]:
@@ -56,19 +72,32 @@ def convert(model: onnx.ModelProto, where: str, folder: Path | None = None) -> t
         raise ModelError(f"{where} is truncated or broken: its graph has no output")
     _check_operators(model, where)
     _check_shapes(model, where)
-    graph = prepare(model, where)
-    importer = _Importer(graph, where)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), quiet.without_lines(_OWN_LINES):
-            warnings.simplefilter("ignore")
-            module = importer.from_onnx(graph.to_model().graph, graph.opset)
-            importer.bb = None  # it says that it was not finished, where it was not
-    except ModelError:
-        raise
-    except Exception as error:  # the importer raises whatever its converters raise
-        raise ModelError(f"tvm's ONNX importer fails on {where}, {importer.at}: {last_line(error)}") from error
+    graph, module, problem = _converted(model, where)
+    if module is None:
+        raise ModelError(problem)
     names = [node_name(node) for node in graph.nodes if node.op_type in _ANCHORS]
     return module, names
+
+
+def _converted(model: onnx.ModelProto, where: str) -> tuple[OnnxGraph, tvm.IRModule | None, str]:
+    """The prepared graph and its module; None, and what is wrong, where there is none.
+
+    TVM writes to standard error when an unfinished module goes, which an exception would keep: none leaves this.
+    """
+    graph, importer = OnnxGraph(onnx.ModelProto()), None
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), quiet.without_lines(_OWN_LINES):
+        warnings.simplefilter("ignore")
+        try:
+            graph = prepare(model, where)
+            importer = _Importer(graph, where)
+            return graph, importer.from_onnx(graph.to_model().graph, graph.opset), ""
+        except ModelError as error:
+            problem = str(error)
+        except Exception as error:  # whatever converters raise
+            at = "" if importer is None else f", {importer.at}"
+            problem = f"tvm's ONNX importer fails on {where}{at}: {last_line(error)}"
+        importer = None
+    return graph, None, problem
 
 
 class _Importer(ONNXGraphImporter):
@@ -86,6 +115,18 @@ class _Importer(ONNXGraphImporter):
             for name in node.output:
                 if name:
                     self._check(name)
+
+    def _convert_operator(self, op_name: str, inputs: Any, attrs: dict[str, Any], opset: int) -> Any:
+        """TVM's converter, but for Gather with constant indices: TVM's computes at run time which are negative."""
+        indices = constant(inputs[1]) if op_name == "Gather" else None
+        shape = None if indices is None else static_shape(inputs[0])
+        if indices is None or shape is None or not shape:
+            return super()._convert_operator(op_name, inputs, attrs, opset)
+        axis = int(attrs.get("axis", 0)) % len(shape)
+        if indices.size and not -shape[axis] <= indices.min() <= indices.max() < shape[axis]:
+            raise ValueError(f"its indices reach outside of the {shape[axis]} elements along axis {axis}")
+        taken = relax.const(np.where(indices < 0, indices + shape[axis], indices).astype("int64"))
+        return self.bb.normalize(relax.op.take(inputs[0], taken, axis, mode="clip"))
 
     def _check(self, name: str) -> None:
         """Raises ModelError where a tensor has another shape or type than ONNX says."""

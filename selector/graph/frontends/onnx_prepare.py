@@ -14,12 +14,13 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from selector.graph.frontends.onnx_graph import OnnxGraph, attribute, make, node_name, operand, set_attributes
-from selector.graph.frontends.onnx_rewrites import convolve_by_phases, resize_by_gathering
+from selector.graph.frontends.onnx_rewrites import convolve_by_phases, pad_by_gathering, resize_by_gathering
 from selector.runtime import ModelError
 
 _LARGEST = 1 << 24  # elements of a constant that is computed here; larger ones are left to the network
 _SCALED = ("QuantizeLinear", "DequantizeLinear")
 _PADDED = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool")
+_OPTIONAL_OUTPUTS = ("Dropout", "BatchNormalization", "MaxPool", "LayerNormalization")
 _SIZES = ("kernel_shape", "strides", "dilations")  # attributes with a number for each spatial axis
 _ROUNDS = 8  # shapes make constants, which make shapes
 
@@ -175,10 +176,15 @@ def _does_nothing(graph: OnnxGraph, node: onnx.NodeProto) -> bool:
 
 
 def _first_output_alone(graph: OnnxGraph) -> None:
-    """Outputs that nothing reads, such as the mask of a Dropout, are not asked for."""
+    """Outputs that may be left out and that nothing reads, such as the mask of a Dropout, are not asked for."""
     readers, wanted = graph.readers(), set(graph.outputs)
     for node in graph.nodes:
-        while len(node.output) > 1 and node.output[-1] not in readers and node.output[-1] not in wanted:
+        while (
+            node.op_type in _OPTIONAL_OUTPUTS
+            and len(node.output) > 1
+            and node.output[-1] not in readers
+            and node.output[-1] not in wanted
+        ):
             node.output.pop()
 
 
@@ -319,4 +325,5 @@ _STEPS: Sequence[Callable[[OnnxGraph], None]] = (
     _convolve_in_two_dimensions,
     convolve_by_phases,
     resize_by_gathering,
+    pad_by_gathering,
 )

@@ -7,12 +7,14 @@ Resize         ->  Gather, or a weighted sum of two, where TVM would take other 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import onnx
 
 from selector.graph.frontends.onnx_graph import OnnxGraph, attribute, make, operand, set_attributes
 
+_NUMPY_MODES: dict[str, Literal["reflect", "edge", "wrap"]] = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
 _COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
 
 
@@ -202,37 +204,51 @@ def resize_by_gathering(graph: OnnxGraph) -> None:
         if data is None or out is None or mode not in ("nearest", "linear") or where not in _COORDINATES or not plain:
             continue
         scales = _scales(graph, node, data, out)
-        changed = [axis for axis in range(len(data)) if data[axis] != out[axis] or scales[axis] != 1]
+        # Where no size changes ONNX Runtime copies, whatever the scales are; so do we.
+        changed = [axis for axis in range(len(data)) if data != out and (data[axis] != out[axis] or scales[axis] != 1)]
         nodes, name = [], node.input[0]
         for axis in changed:
             last = node.output[0] if axis == changed[-1] else graph.fresh(node.output[0])
             places = _coordinates(where, data[axis], out[axis], np.float32(scales[axis]))
             if mode == "nearest":
-                nodes += _nearest(graph, name, last, axis, places, data[axis], attribute(node, "nearest_mode", ""))
+                rounding = attribute(node, "nearest_mode", "round_prefer_floor" if graph.opset >= 11 else "floor")
+                nodes += _nearest(graph, name, last, axis, places, data[axis], rounding)
             else:
                 nodes += _linear(graph, name, last, axis, places, data[axis], len(data))
             name = last
-        if changed:
-            graph.replace(node, nodes)
+        graph.replace(node, nodes or [make("Identity", [node.input[0]], node.output[0])])
 
 
 def _tvm_is_right(graph: OnnxGraph, node: onnx.NodeProto) -> bool:
     data, out = graph.shape(node.input[0]), graph.shape(node.output[0])
-    where = attribute(node, "coordinate_transformation_mode", "half_pixel")
+    where = _transformation(graph, node)
     if data is None or out is None or len(data) != 4 or where == "half_pixel_symmetric":
         return False
     if where == "align_corners" and 1 in out[2:]:
         return False
-    scales = graph.constants.get(operand(node, 2))
+    scales = _given_scales(graph, node)
     if scales is None or not scales.size or len(scales) != len(data):
         return operand(node, 3) != "" and not attribute(node, "axes")
     return all(float(scale) * size == wanted for scale, size, wanted in zip(scales, data, out, strict=True))
 
 
+def _transformation(graph: OnnxGraph, node: onnx.NodeProto) -> str:
+    """How outputs are placed in the data; before operator set 11 there was one way."""
+    return str(attribute(node, "coordinate_transformation_mode", "half_pixel" if graph.opset >= 11 else "asymmetric"))
+
+
+def _given_scales(graph: OnnxGraph, node: onnx.NodeProto) -> np.ndarray | None:
+    """The scales that a node has; None where it has sizes instead, or computes them."""
+    listed = attribute(node, "scales")
+    if listed is not None:
+        return np.array(listed, "float32")
+    return graph.constants.get(operand(node, 2 if graph.opset >= 11 else 1))
+
+
 def _scales(graph: OnnxGraph, node: onnx.NodeProto, data: tuple[int, ...], out: tuple[int, ...]) -> list[float]:
     """The scale of every axis: as given, else by the sizes."""
     found = [wanted / size for size, wanted in zip(data, out, strict=True)]
-    given = graph.constants.get(operand(node, 2))
+    given = _given_scales(graph, node)
     if given is not None and given.size:
         for axis, scale in zip(attribute(node, "axes") or range(len(given)), given, strict=True):
             found[axis % len(data)] = float(scale)
@@ -281,3 +297,25 @@ def _linear(
         nodes.append(make("Mul", [gathered, graph.constant(weight.astype("float32"), "weight")], weighted))
         parts.append(weighted)
     return [*nodes, make("Add", parts, output)]
+
+
+def pad_by_gathering(graph: OnnxGraph) -> None:
+    """Every Pad that reflects, repeats the edge or wraps around, by constant indices: it moves data and no more."""
+    for node in list(graph.nodes):
+        mode, shape = attribute(node, "mode", "constant"), graph.shape(operand(node, 0))
+        pads = graph.constants.get(operand(node, 1))
+        if node.op_type != "Pad" or mode not in _NUMPY_MODES or shape is None or pads is None or (pads < 0).any():
+            continue
+        axes = graph.constants.get(operand(node, 3), np.arange(len(shape))).tolist()
+        changed = [
+            (axis % len(shape), int(before), int(after))
+            for axis, before, after in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True)
+            if before or after
+        ]
+        nodes, name = [], node.input[0]
+        for axis, before, after in changed:
+            last = node.output[0] if axis == changed[-1][0] else graph.fresh(node.output[0])
+            index = np.pad(np.arange(shape[axis], dtype=np.int64), (before, after), mode=_NUMPY_MODES[mode])
+            nodes.append(make("Gather", [name, graph.constant(index, "index")], last, axis=axis))
+            name = last
+        graph.replace(node, nodes or [make("Identity", [node.input[0]], node.output[0])])

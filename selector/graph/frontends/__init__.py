@@ -16,6 +16,8 @@ from selector.graph.fuse import LAYER_NAMES, anchors, numbered
 from selector.graph.ir import static_shape
 from selector.runtime import ModelError
 
+OWN_LINES = (b"BlockBuilder destroyed with remaining blocks!",)  # what TVM writes when a converter of it fails
+
 
 def load(model: Any) -> tvm.IRModule:
     """A Relax module for a path (``.onnx``, ``.tflite``), ONNX bytes or ModelProto, torch ExportedProgram, or IRModule.
@@ -65,8 +67,11 @@ def _load_path(path: Path) -> tvm.IRModule:
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
     if path.suffix == ".tflite":
-        from selector.graph.frontends import tflite_import
-
+        try:
+            from selector.graph.frontends import tflite_import
+        except ImportError as error:
+            text = f"{path}: reading TFLite needs the package 'tflite': pip install 'tvm-selector[tflite]'"
+            raise ModelError(text) from error
         return _named(tflite_import.convert(data, str(path)), [])
     return _load_onnx(data, str(path), path.parent)
 

@@ -18,7 +18,7 @@ from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
 from selector import quiet
-from selector.graph.frontends import last_line
+from selector.graph.frontends import OWN_LINES, last_line
 from selector.graph.frontends.onnx_graph import OnnxGraph, node_name
 from selector.graph.frontends.onnx_prepare import prepare
 from selector.graph.ir import constant, dtype_of, static_shape
@@ -30,7 +30,6 @@ _ANCHORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _TO_QDQ = "onnxruntime.quantization.quantize_static(..., quant_format=QuantFormat.QDQ)"
 _FIX_SHAPE = "python -m onnxruntime.tools.make_dynamic_shape_fixed"
 _LARGEST_DIMENSION = 1 << 31
-_OWN_LINES = b"BlockBuilder destroyed with remaining blocks!"  # what TVM writes when a converter of it fails
 
 
 def parse(data: bytes, where: str) -> onnx.ModelProto:
@@ -85,7 +84,7 @@ def _converted(model: onnx.ModelProto, where: str) -> tuple[OnnxGraph, tvm.IRMod
     TVM writes to standard error when an unfinished module goes, which an exception would keep: none leaves this.
     """
     graph, importer = OnnxGraph(onnx.ModelProto()), None
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), quiet.without_lines(_OWN_LINES):
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), quiet.without_lines(*OWN_LINES):
         warnings.simplefilter("ignore")
         try:
             graph = prepare(model, where)

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
+_MOSTLY = 0.5
 PIPE_WIDTH = 160  # columns of a table that goes to a file or a pipe
 
 Model = Annotated[Path, typer.Argument(help="Quantized network: ONNX with QuantizeLinear/DequantizeLinear nodes.")]
@@ -127,10 +128,19 @@ def describe_counts(counts: Mapping[str, int]) -> str:
     """One sentence about how many layers got which lowering (``tvm``: none of Selector's)."""
     quantized = {name: count for name, count in counts.items() if name != "tvm"}
     if not quantized:
-        return "nothing was quantized: the network has no quantized layer, and all of it is compiled as TVM has it"
+        return (
+            "no layer of the network is quantized, all of it is compiled as TVM has it: quantize it first, e.g. with "
+            "onnxruntime.quantization.quantize_static(..., quant_format=QuantFormat.QDQ)"
+        )
     text = ", ".join(f"{count} as {name}" for name, count in quantized.items())
     left = counts.get("tvm", 0)
     return f"{sum(quantized.values())} quantized layers: {text}" + (f"; {left} left as TVM has them" if left else "")
+
+
+def warn_of_float(share: float) -> None:
+    """Say so where most of a network's work is left in float32."""
+    if share > _MOSTLY:
+        typer.echo(f"warning: {share:.0%} of the multiply-accumulates are in layers that stay in float32", err=True)
 
 
 def set_threads(threads: int | None) -> int:

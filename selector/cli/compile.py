@@ -91,6 +91,8 @@ def compile_network(
         "library_bytes": saved.stat().st_size if saved else None,
         "verification": [row.to_dict() for row in differences] if verify else None,
     }
+    if summary["lowerings"].keys() - {"tvm"}:
+        common.warn_of_float(tables.float_share(compiled.decisions))
     if as_json:
         common.print_json(summary)
     else:

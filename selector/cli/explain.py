@@ -36,6 +36,8 @@ def explain(
         decisions = selector.explain(module, target=resolved, policy=policy, threads=count)
         stored = selector.stored_bytes(module, target=resolved, threads=count) if sizes else {}
     counts, deciders = tables.lowering_counts(decisions), tables.deciders(decisions)
+    if counts.keys() - {"tvm"}:
+        common.warn_of_float(tables.float_share(decisions))
     if as_json:
         layers = [
             tables.decision_row(decision) | {"stored_bytes": stored.get(decision.layer)} for decision in decisions

@@ -26,6 +26,7 @@ from selector.graph.ir import (
     Expr,
     Graph,
     Var,
+    constant,
     dtype_of,
     ints,
     op_name,
@@ -34,6 +35,24 @@ from selector.graph.ir import (
     static_shape,
 )
 
+_ONNX_NAMES = {
+    "permute_dims": "Transpose",
+    "strided_slice": "Slice",
+    "expand_dims": "Unsqueeze",
+    "take": "Gather",
+    "multiply": "Mul",
+    "subtract": "Sub",
+    "divide": "Div",
+    "astype": "Cast",
+    "max_pool2d": "MaxPool",
+    "avg_pool2d": "AveragePool",
+    "adaptive_avg_pool2d": "GlobalAveragePool",
+    "resize2d": "Resize",
+    "leakyrelu": "LeakyRelu",
+    "matmul": "MatMul",
+    "conv2d": "Conv",
+    "conv2d_transpose": "ConvTranspose",
+}
 LAYER_NAMES = "selector.layer_names"  # function attribute: names of the anchors, in graph order
 QUANTIZED = ("uint8", "int8")
 ANCHORS = (
@@ -53,6 +72,7 @@ class Layer:
 
     name: str
     reason: str = ""
+    macs: int = 0  # multiply-accumulates of one that is left
 
 
 @dataclass
@@ -86,9 +106,9 @@ def refusal(match: Match) -> str | None:
     anchor = match.anchor
     kind = (op_name(anchor) or "").removeprefix("relax.").removeprefix("nn.")
     if kind not in ("conv2d", "matmul"):
-        return f"{kind} has no quantized form in Selector"
+        return f"{operator(anchor)} ({kind}) has no quantized form in Selector"
     if op_name(match.data) != "relax.dequantize":
-        return f"its data is not dequantized but comes from {op_name(match.data) or 'an input'}"
+        return f"its data is not dequantized but comes from {operator(match.data)}"
     stored = dtype_of(match.data.args[0])
     if stored not in QUANTIZED:
         return f"its data is quantized as {stored}, not uint8 or int8"
@@ -162,7 +182,7 @@ def _fuse_block(bindings: Bindings, names: list[str], layers: list[Layer]) -> Bi
         name = names.pop(0)
         match = _match(graph, binding, name)
         reason = refusal(match)
-        layers.append(Layer(name, reason or ""))
+        layers.append(Layer(name, reason or "", _macs(binding.value) if reason else 0))
         if reason is None:
             replacement[match.result] = rewritten(match)
     if not replacement:
@@ -175,6 +195,31 @@ def _fuse_block(bindings: Bindings, names: list[str], layers: list[Layer]) -> Bi
         else:
             out.bind(binding.var, out.typed(value))
     return out.bindings
+
+
+def operator(expr: Expr) -> str:
+    """What ONNX calls the operator that computes a tensor, or what else it is."""
+    name = op_name(expr)
+    if name is None:
+        return "a constant" if constant(expr) is not None else "an input"
+    if name == "relax.call_tir":
+        return "an operator that TVM's importer has no name for"
+    plain = name.removeprefix("relax.").removeprefix("nn.").removeprefix("image.")
+    return _ONNX_NAMES.get(plain, plain.replace("_", " ").title().replace(" ", ""))
+
+
+def _macs(anchor: Expr) -> int:
+    """Multiply-accumulates of an anchor; 0 where its shapes are not known."""
+    out, weight = static_shape(anchor), static_shape(anchor.args[1])
+    if out is None or weight is None:
+        return 0
+    if op_name(anchor) == "relax.matmul":
+        return math.prod(out) * (weight[-2] if len(weight) > 1 else weight[0])
+    if "transpose" in str(op_name(anchor)):
+        data = static_shape(anchor.args[0])
+        return 0 if data is None else math.prod(data) * math.prod(weight[1:])
+    layout = str(anchor.attrs.kernel_layout)
+    return math.prod(out) * math.prod(weight) // weight[layout.index("O")]
 
 
 def _match(graph: Graph, binding: Any, layer: str) -> Match:

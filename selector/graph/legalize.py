@@ -52,7 +52,7 @@ class Session:
         for layer in layers:
             found: ConvWorkload | str = layer.reason or described[layer.name]
             if isinstance(found, str):
-                self._record(_left(layer.name, found))
+                self._record(replace(_left(layer.name, found), macs=layer.macs))
             else:
                 self._record(replace(answers[id(found)], layer=layer.name, workload=found))
 

@@ -25,6 +25,7 @@ class Decision:
     log2_ratio: float | None = None  # predicted or measured log2(t_int16 / t_int8); None: the policy predicts none
     layer: str = ""  # name of the layer in the network
     workload: ConvWorkload | None = None  # None where the layer could not be described as one
+    macs: int = 0  # multiply-accumulates of a layer without a workload, as far as they are known
     interval: tuple[float, float] | None = None  # the measured log2_ratio lies within it in 80 % of cases
     trust: float | None = None  # share of the trees' correction of the roofline that counted; None: no trees decided
     fallback: str = ""  # why another one than the policy asked for decided; empty: it decided itself

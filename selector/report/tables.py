@@ -22,7 +22,7 @@ def decision_row(decision: Decision) -> dict[str, Any]:
     ``time_ratio`` is the predicted or measured t_int16 / t_int8, None where the policy has none.
     """
     workload = decision.workload
-    facts: dict[str, Any] = {"shape": None, "kind": None, "bytes": None, "macs": None}
+    facts: dict[str, Any] = {"shape": None, "kind": None, "bytes": None, "macs": decision.macs or None}
     if workload is not None:
         facts = {
             "shape": workload.describe(),
@@ -31,14 +31,21 @@ def decision_row(decision: Decision) -> dict[str, Any]:
             "macs": workload.macs(),
         }
     ratio = None if decision.log2_ratio is None else 2**decision.log2_ratio
-    return (
-        {"layer": decision.layer} | facts | decision.to_dict() | {"time_ratio": ratio, "certainty": decision.certainty}
-    )
+    shown = {"time_ratio": ratio, "certainty": decision.certainty}
+    return {"layer": decision.layer} | decision.to_dict() | facts | shown
 
 
 def lowering_counts(decisions: Sequence[Decision]) -> dict[str, int]:
     """Layers per lowering; ``tvm`` are those left as TVM has them."""
     return dict(sorted(Counter(decision.lowering for decision in decisions).items()))
+
+
+def float_share(decisions: Sequence[Decision]) -> float:
+    """Share of the multiply-accumulates in layers that are left in float32, 0 to 1."""
+    left = sum(item.macs for item in decisions if item.lowering == "tvm" and item.workload is None)
+    left += sum(item.workload.macs() for item in decisions if item.lowering == "tvm" and item.workload is not None)
+    whole = left + sum(item.workload.macs() for item in decisions if item.lowering != "tvm" and item.workload)
+    return left / whole if whole else 0.0
 
 
 def deciders(decisions: Sequence[Decision]) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+import selector.graph.pipeline  # noqa: F401  # makes the operators known to TVM
 from selector.graph.ir import op_name
 
 Expr = Any

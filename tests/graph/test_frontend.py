@@ -9,6 +9,7 @@ from onnx import helper
 from tvm import relax, tirx
 
 import selector
+from selector.graph import frontends
 from selector.graph.fuse import LAYER_NAMES
 from tests.graph.modules import module, operators
 from tests.models import GraphBuilder, qdq_block_model, qdq_conv_model, random_inputs
@@ -143,7 +144,9 @@ def test_tflite_needs_its_package(tmp_path, monkeypatch):
     path = tmp_path / "net.tflite"
     path.write_bytes(b"\x00" * 8)
     monkeypatch.setitem(sys.modules, "tflite", None)
-    with pytest.raises(selector.ModelError, match="pip install tflite"):
+    monkeypatch.delitem(sys.modules, "selector.graph.frontends.tflite_import", raising=False)
+    monkeypatch.delattr(frontends, "tflite_import", raising=False)
+    with pytest.raises(selector.ModelError, match=r"pip install 'tvm-selector\[tflite\]'"):
         selector.load(path)
 
 

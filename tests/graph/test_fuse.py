@@ -188,7 +188,7 @@ def computed_weight(emit, x):
 
 
 REFUSALS = {
-    "its data is not dequantized but comes from relax.nn.relu": lambda emit, x: relax.op.nn.conv2d(
+    "its data is not dequantized but comes from Relu": lambda emit, x: relax.op.nn.conv2d(
         emit(relax.op.nn.relu(emit(dequantize(x)))), emit(weight((4, 8, 3, 3)))
     ),
     "scales or zero points that differ between channels": per_channel_data,
@@ -200,7 +200,7 @@ REFUSALS = {
     "its weight has zero points that differ within an output channel": lambda emit, x: conv(
         emit, x, w=weight((4, 8, 3, 3), scale=np.full(8, 0.1), zero_point=np.arange(8), axis=1)
     ),
-    "conv2d_transpose has no quantized form": lambda emit, x: relax.op.nn.conv2d_transpose(
+    "ConvTranspose (conv2d_transpose) has no quantized form": lambda emit, x: relax.op.nn.conv2d_transpose(
         emit(dequantize(x)), emit(weight((8, 4, 3, 3)))
     ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import warnings
 from collections.abc import Iterator
@@ -96,6 +97,7 @@ def _converted(model: onnx.ModelProto, where: str) -> tuple[OnnxGraph, tvm.IRMod
             at = "" if importer is None else f", {importer.at}"
             problem = f"tvm's ONNX importer fails on {where}{at}: {last_line(error)}"
         importer = None
+        gc.collect()  # what is left of the importer goes now, and says so where nobody reads
     return graph, None, problem
 
 

@@ -8,6 +8,7 @@ between a dequantize and a quantize; the integer passes make 8-bit kernels of th
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import warnings
 from collections.abc import Sequence
@@ -54,7 +55,8 @@ def convert(data: bytes, where: str) -> tvm.IRModule:
             problem = f"{where}: {error}"
         except Exception as error:  # the importer raises whatever its converters raise
             place = f", operator {at[-1]}" if at else ""
-            problem = f"tvm's TFLite importer fails on {where}{place}: {last_line(error) or type(error).__name__}"
+            problem = f"tvm's TFLite importer fails on {where}{place}: {last_line(error)}"
+        gc.collect()  # converters refer to themselves: what is left of them goes now, and says so where nobody reads
     raise ModelError(problem)
 
 

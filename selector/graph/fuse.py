@@ -175,6 +175,8 @@ def _fuse_block(bindings: Bindings, names: list[str], layers: list[Layer]) -> Bi
     """One dataflow block; takes the names of its anchors off ``names`` and adds its layers to ``layers``."""
     graph = Graph(bindings)
     replacement: dict[Var, Expr] = {}
+    places = {binding.var: place for place, binding in enumerate(bindings)}
+    found: dict[int, Layer] = {}  # by the place where it is computed: epilogues of neighbours may interleave
     for binding in bindings:
         kind = op_name(binding.value)
         if kind not in ANCHORS:
@@ -182,9 +184,11 @@ def _fuse_block(bindings: Bindings, names: list[str], layers: list[Layer]) -> Bi
         name = names.pop(0)
         match = _match(graph, binding, name)
         reason = refusal(match)
-        layers.append(Layer(name, reason or "", _macs(binding.value) if reason else 0))
+        place = places[binding.var if reason else match.result]
+        found[place] = Layer(name, reason or "", _macs(binding.value) if reason else 0)
         if reason is None:
             replacement[match.result] = rewritten(match)
+    layers += [found[place] for place in sorted(found)]
     if not replacement:
         return bindings
     out = Emitter()

@@ -17,7 +17,7 @@ import tvm
 
 from selector.graph.constants import prim_value
 from selector.graph.integer import params_of
-from selector.graph.ir import Expr, constant, dtype_of, op_name
+from selector.graph.ir import Expr, constant, dtype_of, op_name, static_shape
 from selector.graph.kernels import Params
 
 _Array = np.ndarray
@@ -122,13 +122,16 @@ class Functions:
         """A function of the operands; None unless all are constants or functions of one tensor."""
         operands = call.args[:1] if name == "relax.clip" else call.args
         known = [self._known.get(arg) for arg in operands]
-        found = [self._scalar(arg) if item is None else item.values for arg, item in zip(operands, known, strict=True)]
+        pairs = list(zip(operands, known, strict=True))
+        found = [self._scalar(arg) if item is None else item.values for arg, item in pairs]
         sources = [item for item in known if item is not None]
         arrays = [array for array in found if array is not None]
         if not sources or len(arrays) < len(found):
             return None
         if any(not item.data.same_as(sources[0].data) for item in sources):
             return None
+        if any(item is not None and static_shape(arg) != static_shape(call) for arg, item in pairs):
+            return None  # a constant of more dimensions
         with np.errstate(all="ignore"):
             values = _computed(name, call, arrays)
         cheap, dear = max(item.cheap for item in sources), max(item.dear for item in sources)
@@ -136,7 +139,7 @@ class Functions:
 
     def _scalar(self, expr: Expr) -> _Array | None:
         value = constant(expr)
-        return value.reshape(()) if value is not None and value.size == 1 and value.ndim <= 1 else None
+        return value.reshape(()) if value is not None and value.size == 1 else None
 
 
 def _levels(values: _Array, params: Params) -> _Array:

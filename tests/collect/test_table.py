@@ -38,7 +38,7 @@ MEASUREMENTS = st.builds(
     WORKLOADS,
     target=TEXT,
     status=st.sampled_from(["ok", "noisy", "error"]),
-    host=st.builds(Host, *[TEXT] * 2, COUNTS, *[TEXT] * 5, st.booleans()),
+    host=st.builds(Host, *[TEXT] * 2, COUNTS, *[TEXT] * 3, COUNTS, TEXT, st.booleans()),
     networks=st.lists(TEXT, max_size=2).map(tuple),
     int8=st.none() | SAMPLES,
     int16=st.none() | SAMPLES,

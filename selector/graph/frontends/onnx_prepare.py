@@ -19,6 +19,7 @@ from selector.runtime import ModelError
 
 _LARGEST = 1 << 24  # elements of a constant that is computed here; larger ones are left to the network
 _SCALED = ("QuantizeLinear", "DequantizeLinear")
+_ARITHMETIC = {"Add", "Sub", "Mul", "Div", "Min", "Max", "Pow", "PRelu", "BatchNormalization"}
 _PADDED = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool")
 _OPTIONAL_OUTPUTS = ("Dropout", "BatchNormalization", "MaxPool", "LayerNormalization")
 _SIZES = ("kernel_shape", "strides", "dilations")  # attributes with a number for each spatial axis
@@ -68,6 +69,22 @@ def _fold(graph: OnnxGraph) -> bool:
             graph.constants |= dict(zip(node.output, values, strict=False))
     graph.nodes = kept
     return found
+
+
+def _dequantize_constants(graph: OnnxGraph) -> None:
+    """8-bit constants that arithmetic reads, and no layer, as the floats that they are."""
+    readers = graph.readers()
+    kept = []
+    for node in graph.nodes:
+        value = graph.constants.get(operand(node, 0))
+        narrow = node.op_type == "DequantizeLinear" and value is not None and value.dtype.itemsize == 1
+        reading = {reader.op_type for reader in readers.get(node.output[0], [])}
+        values = _evaluated(graph, node) if narrow and reading and reading <= _ARITHMETIC else None
+        if values is None or node.output[0] in graph.outputs:
+            kept.append(node)
+        else:
+            graph.constants[node.output[0]] = values[0]
+    graph.nodes = kept
 
 
 def _values(graph: OnnxGraph, node: onnx.NodeProto) -> list[np.ndarray] | None:
@@ -318,6 +335,7 @@ def _axes(graph: OnnxGraph, op_type: str, data: str, output: str, axis: int) -> 
 
 
 _STEPS: Sequence[Callable[[OnnxGraph], None]] = (
+    _dequantize_constants,
     _first_output_alone,
     _skip_what_does_nothing,
     _pad_explicitly,

@@ -10,7 +10,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import selector
+from selector.graph.compile import _session
+from selector.graph.pipeline import quantized
 from selector.runtime import ModelError
+from selector.target import resolve
+from tests.graph.modules import operators
 from tests.graph.random_networks import OPSET, Maker, Tensor
 from tests.graph.reference import compare
 
@@ -184,7 +188,11 @@ def network(way: Way, seed: int = 0) -> onnx.ModelProto:
     """One layer, or a few, written in some way, between float input and output."""
     m = Maker(np.random.default_rng(seed))
     x = m.quantized("x", (1, CHANNELS, SIDE, SIDE), 0.125)
-    y = m.quantized(*way(m, x), 0.25)
+    return of_nodes(m, m.quantized(*way(m, x), 0.25))
+
+
+def of_nodes(m: Maker, y: Tensor, opset: int = OPSET) -> onnx.ModelProto:
+    """The network that was made, from ``x`` to ``y``."""
     graph = helper.make_graph(
         [node for node in m.nodes if not _drop_empty(node)],
         "written",
@@ -192,7 +200,7 @@ def network(way: Way, seed: int = 0) -> onnx.ModelProto:
         [helper.make_tensor_value_info(y.name, TensorProto.FLOAT, y.shape)],
         m.constants,
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
 def _drop_empty(node: onnx.NodeProto) -> bool:
@@ -231,6 +239,21 @@ def test_small_integers_are_bytes() -> None:
     np.testing.assert_array_equal(found.run(x)[0], wanted.run(x)[0])
 
 
+@pytest.mark.parametrize("opset", [15, OPSET, 21])  # each has another version of DequantizeLinear
+def test_arithmetic_whose_constants_are_quantized_is_one_table(opset: int) -> None:
+    """Hard-swish as a quantizer of every operator writes it."""
+    m = Maker(np.random.default_rng(0))
+    x = m.quantized(conv(m, m.quantized("x", (1, CHANNELS, SIDE, SIDE), 0.125).name), OUT, 0.0625)
+    three, sixth = (scaled(m, np.array(level, "uint8"), scale) for level, scale in ((96, 2**-5), (85, 2**-9)))
+    gate = m.quantized(m.node("Relu", m.node("Add", x.name, three)[0])[0], OUT, 0.0625)
+    y = m.quantized(m.node("Mul", m.quantized(m.node("Mul", x.name, gate.name)[0], OUT, 0.25).name, sixth)[0], OUT)
+    model = of_nodes(m, y, opset)
+    assert [decision.lowering for decision in compare(model)] == ["int8"]
+    mod = quantized(selector.load(model), _session(resolve("native"), "int8", 1))
+    assert sorted(set(operators(mod))) == ["dequantize", "permute_dims", "qnn.conv2d", "qnn.lookup", "quantize"]
+    assert operators(mod).count("qnn.lookup") == 1
+
+
 def test_nodes_in_any_order() -> None:
     model = network(WAYS["channel shuffle"])
     nodes = list(model.graph.node)[::-1]
@@ -245,12 +268,7 @@ def test_layers_that_nothing_reads_keep_no_name_from_others() -> None:
     y = m.quantized(conv(m, x.name), OUT, 0.25)
     m.node("Conv", y.name, m.constant(np.ones((2, 8, 1, 1), "float32")))  # dead
     names = {node.name for node in m.nodes if node.op_type == "Conv"}
-    graph = helper.make_graph(
-        m.nodes, "dead", [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, CHANNELS, SIDE, SIDE))],
-        [helper.make_tensor_value_info(y.name, TensorProto.FLOAT, y.shape)], m.constants,
-    )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
-    (decision,) = selector.explain(model, policy="int8")
+    (decision,) = selector.explain(of_nodes(m, y), policy="int8")
     assert decision.layer in names
     assert decision.lowering == "int8"
 

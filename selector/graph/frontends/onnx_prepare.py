@@ -23,6 +23,7 @@ _ARITHMETIC = {"Add", "Sub", "Mul", "Div", "Min", "Max", "Pow", "PRelu", "BatchN
 _PADDED = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool")
 _OPTIONAL_OUTPUTS = ("Dropout", "BatchNormalization", "MaxPool", "LayerNormalization")
 _SIZES = ("kernel_shape", "strides", "dilations")  # attributes with a number for each spatial axis
+_DEQUANTIZE_SINCE = 19  # the first version of ONNX's implementation; 8-bit numbers mean the same in older ones
 _ROUNDS = 8  # shapes make constants, which make shapes
 
 
@@ -108,8 +109,9 @@ def _evaluated(graph: OnnxGraph, node: onnx.NodeProto) -> list[np.ndarray] | Non
     feeds = {name: graph.constants[name] for name in node.input if name}
     inputs = [onnx.helper.make_tensor_value_info(name, _kind(value), value.shape) for name, value in feeds.items()]
     outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in node.output if name]
+    version = [onnx.helper.make_opsetid("", _DEQUANTIZE_SINCE)] if node.op_type == "DequantizeLinear" else None
     alone = onnx.helper.make_model(
-        onnx.helper.make_graph([node], "constant", inputs, outputs), opset_imports=graph.model.opset_import
+        onnx.helper.make_graph([node], "constant", inputs, outputs), opset_imports=version or graph.model.opset_import
     )
     try:
         with np.errstate(all="ignore"):

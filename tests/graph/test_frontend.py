@@ -81,9 +81,9 @@ def without_shape():
     return model
 
 
-def qoperator():
+def convinteger():
     model = qdq_conv_model()
-    model.graph.node[2].op_type = "QLinearConv"
+    model.graph.node[2].op_type = "ConvInteger"
     return model
 
 
@@ -111,8 +111,8 @@ BAD = {
     "unnamed dimension": (lambda: with_input_dim(None), "--input_name x --input_shape"),
     "zero-sized dimension": (lambda: with_input_dim(0), "dimension 0 of input 'x' is zero"),
     "no shape": (without_shape, "input 'x' has no shape"),
-    "QOperator": (qoperator, "tvm has no QLinearConv"),
-    "how to convert": (qoperator, "quant_format=QuantFormat.QDQ"),
+    "dynamic quantization": (convinteger, "Selector does not know ConvInteger (node"),
+    "how to quantize": (convinteger, "quant_format=QuantFormat.QDQ"),
     "unknown operator": (unknown_operator, "NoSuchOperator"),
     "missing node": (missing_node, "nothing defines"),
     "missing output": (missing_output, "nothing defines its output"),

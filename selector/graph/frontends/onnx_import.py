@@ -25,10 +25,7 @@ from selector.graph.frontends.onnx_prepare import prepare
 from selector.graph.ir import constant, dtype_of, static_shape
 from selector.runtime import ModelError
 
-# Operators of the QOperator format.
-_QOPERATORS = ("QLinear", "ConvInteger", "MatMulInteger", "QGemm", "QAttention", "QEmbed", "DynamicQuantizeMatMul")
 _ANCHORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_TO_QDQ = "onnxruntime.quantization.quantize_static(..., quant_format=QuantFormat.QDQ)"
 _FIX_SHAPE = "python -m onnxruntime.tools.make_dynamic_shape_fixed"
 _LARGEST_DIMENSION = 1 << 31
 
@@ -70,7 +67,6 @@ def convert(model: onnx.ModelProto, where: str, folder: Path | None = None) -> t
             raise ModelError(f"{where} keeps tensors in files that cannot be read: {last_line(error)}") from error
     if not model.graph.output:
         raise ModelError(f"{where} is truncated or broken: its graph has no output")
-    _check_operators(model, where)
     _check_shapes(model, where)
     graph, module, problem = _converted(model, where)
     if module is None:
@@ -145,15 +141,6 @@ class _Importer(ONNXGraphImporter):
             wanted_type = helper.tensor_dtype_to_np_dtype(kind)
             raise ModelError(
                 f"tvm's ONNX importer fails on {self.where}, {self.at}: '{name}' is {dtype}, not {wanted_type}"
-            )
-
-
-def _check_operators(model: onnx.ModelProto, where: str) -> None:
-    for node in model.graph.node:
-        if node.op_type.startswith(_QOPERATORS):
-            raise ModelError(
-                f"{where} is in QOperator format: tvm has no {node.op_type} (node '{node.name}'); "
-                f"export it in QDQ format instead, e.g. with {_TO_QDQ}"
             )
 
 

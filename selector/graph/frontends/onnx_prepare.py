@@ -14,6 +14,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from selector.graph.frontends.onnx_graph import OnnxGraph, attribute, make, node_name, operand, set_attributes
+from selector.graph.frontends.onnx_qoperator import rewrite_qoperators
 from selector.graph.frontends.onnx_rewrites import convolve_by_phases, pad_by_gathering, resize_by_gathering
 from selector.runtime import ModelError
 
@@ -34,12 +35,14 @@ def prepare(model: onnx.ModelProto, where: str) -> OnnxGraph:
     """
     graph = OnnxGraph(model)
     graph.sort(where)
-    _widen_small_integers(graph)
+    _fold(graph)  # scales may be nodes
+    rewrite_qoperators(graph, where)
     for _ in range(_ROUNDS):
         _infer(graph, where)
         if not _fold(graph):
             break
         graph.sort(where)
+    _widen_small_integers(graph)
     _check_quantization(graph, where)
     for step in _STEPS:
         step(graph)
@@ -156,6 +159,10 @@ def _check_quantization(graph: OnnxGraph, where: str) -> None:
         if zero is not None and zero.shape != scale.shape and zero.size != scale.size:
             raise ModelError(f"{what} has scales of shape {scale.shape} and zero points of shape {zero.shape}")
         stored = graph.dtype(node.input[0]) if node.op_type == "DequantizeLinear" else graph.dtype(node.output[0])
+        if stored is not None and not np.issubdtype(stored, np.integer):
+            raise ModelError(
+                f"{what} quantizes to {stored}: Selector knows integers of 8, 16 and 32 bits, and weights of 2 and 4"
+            )
         if zero is not None and stored is not None and zero.dtype != stored:
             raise ModelError(f"{what} has a zero point of {zero.dtype} for data of {stored}")
         shape = graph.shape(node.input[0])

@@ -31,6 +31,8 @@ def bench(
     against: Against = None,
     format: Format = None,
     threads: common.Threads = None,
+    shape: common.Shape = None,
+    batch: common.Batch = None,
     rounds: Annotated[
         int | None, typer.Option(min=1, help="Rounds to run.", show_default="until the ratios are stable")
     ] = None,
@@ -42,12 +44,13 @@ def bench(
 ) -> None:
     """Time the network under policies and in other runtimes, interleaved in one process."""
     common.existing_file(model, "the network")
+    from selector.graph.frontends.shapes import fixed_file
     from selector.networks import PEERS, compare_network
     from selector.peers import onnxruntime_installed
     from selector.quantized_formats import in_format
     from selector.report import tables
 
-    count = common.set_threads(threads)
+    count, shapes = common.set_threads(threads), common.parse_shapes(shape)
     resolved = common.resolve_target(target)
     requested: list[str | None] = [*policy] if policy else [None]
     policies = list(dict.fromkeys(common.resolve_policy(name) for name in requested))
@@ -56,7 +59,8 @@ def bench(
     for name in against:
         if name not in PEERS:
             raise common.BadInput(f"unknown peer '{name}': give one of {', '.join(PEERS)}")
-    with in_format(model, format) as path, common.progress(f"reading {model.name}", quiet=as_json) as update:
+    reading = common.progress(f"reading {model.name}", quiet=as_json)
+    with fixed_file(model, shapes, batch) as shaped, in_format(shaped, format) as path, reading as update:
         result = compare_network(
             path,
             policies=policies,

@@ -24,7 +24,7 @@ EXIT_BAD_INPUT = 2
 _MOSTLY = 0.5
 PIPE_WIDTH = 160  # columns of a table that goes to a file or a pipe
 
-Model = Annotated[Path, typer.Argument(help="Quantized network: ONNX with QuantizeLinear/DequantizeLinear nodes.")]
+Model = Annotated[Path, typer.Argument(help="Quantized network: ONNX (QDQ or QOperator) or TFLite.")]
 Target = Annotated[
     str, typer.Option(help="'native', an LLVM cpu name (znver3, x86-64-v2, cortex-a72), or a TVM target as JSON.")
 ]
@@ -33,6 +33,13 @@ PolicyName = Annotated[
 ]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads the network runs on.", show_default="the CPUs of this machine")
+]
+Shape = Annotated[
+    list[str] | None,
+    typer.Option("--shape", help="Shape of an input, e.g. images=1x3x640x640; may be repeated.", show_default="file's"),
+]
+Batch = Annotated[
+    int | None, typer.Option(min=1, help="First dimension of all inputs without --shape.", show_default="file's")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -105,6 +112,20 @@ def existing_file(path: Path, what: str) -> Path:
     except OSError as error:
         raise BadInput(f"cannot read {what} {path}: {error.strerror}") from None
     return path
+
+
+def parse_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
+    """Shapes by input from ``name=1x3x640x640``; raises BadInput."""
+    found: dict[str, tuple[int, ...]] = {}
+    for text in texts or []:
+        name, _, numbers = text.rpartition("=")
+        sizes = numbers.lower().split("x")
+        if not name or not all(size.isdecimal() and int(size) for size in sizes):
+            raise BadInput(f"--shape is an input and its sizes, e.g. images=1x3x640x640, not '{text}'")
+        if name in found:
+            raise BadInput(f"--shape has two shapes for '{name}'")
+        found[name] = tuple(map(int, sizes))
+    return found
 
 
 def resolve_target(target: str) -> str:

@@ -42,6 +42,8 @@ def compile_network(
     target: common.Target = "native",
     policy: common.PolicyName = None,
     threads: common.Threads = None,
+    shape: common.Shape = None,
+    batch: common.Batch = None,
     output: Output = None,
     verify: Verify = False,
     linker: LinkerCommand = None,
@@ -57,20 +59,23 @@ def compile_network(
     from selector.report import tables
     from selector.target import profile, why_not_here
 
-    count = common.set_threads(threads)
+    count, shapes = common.set_threads(threads), common.parse_shapes(shape)
     resolved, policy = common.resolve_target(target), common.resolve_policy(policy)
     link = find_linker(resolved, linker) if output else None
     if verify:
         _require_verifiable(resolved)
     differences: list[Difference] = []
     with common.progress(f"compiling {model.name}", quiet=as_json) as update:
-        module = selector.load(model)
+        module = selector.load(model, shapes=shapes, batch=batch)
         start = time.perf_counter()
         compiled = selector.compile(module, target=resolved, policy=policy, threads=count)
         seconds = time.perf_counter() - start
         if verify:
             update(description="verifying")
-            differences = _verify(model, module, lambda feed: compiled.run(*feed), resolved, count)
+            from selector.graph.frontends.shapes import fixed_file
+
+            with fixed_file(model, shapes, batch) as path:
+                differences = _verify(path, module, lambda feed: compiled.run(*feed), resolved, count)
     failed = [row for row in differences if not row.passed]
     saved = None if failed else output
     if saved:

@@ -17,6 +17,8 @@ def explain(
     target: common.Target = "native",
     policy: common.PolicyName = None,
     threads: common.Threads = None,
+    shape: common.Shape = None,
+    batch: common.Batch = None,
     sizes: Annotated[
         bool,
         typer.Option("--bytes/--no-bytes", help="Show the bytes of weights under each lowering, which packs them."),
@@ -29,10 +31,10 @@ def explain(
     import selector
     from selector.report import tables
 
-    count = common.set_threads(threads)
+    count, shapes = common.set_threads(threads), common.parse_shapes(shape)
     resolved, policy = common.resolve_target(target), common.resolve_policy(policy)
     with common.progress(f"reading {model.name}", quiet=as_json):
-        module = selector.load(model)
+        module = selector.load(model, shapes=shapes, batch=batch)
         decisions = selector.explain(module, target=resolved, policy=policy, threads=count)
         stored = selector.stored_bytes(module, target=resolved, threads=count) if sizes else {}
     counts, deciders = tables.lowering_counts(decisions), tables.deciders(decisions)

@@ -23,30 +23,29 @@ def float_conv(shape: tuple[int | str, ...] = (1, 3, 8, 8)) -> onnx.ModelProto:
     return b.model({b.node("Conv", [x, b.const(b.rng.normal(0, 1, (4, 3, 3, 3)).astype("float32"))]): "float32"})
 
 
-def dynamic_batch() -> onnx.ModelProto:
-    """A quantized convolution whose batch is a name."""
+def dynamic(*axes: int) -> onnx.ModelProto:
+    """A quantized convolution some of whose dimensions are names."""
     model = qdq_conv_model()
     for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+        for axis in axes:
+            value.type.tensor_type.shape.dim[axis].dim_param = f"d{axis}"
     return model
 
 
-def qoperator() -> onnx.ModelProto:
-    """A QLinearConv, as quantizers write in their operator-oriented format."""
+def dynamic_quantization() -> onnx.ModelProto:
+    """A convolution whose input is quantized at run time."""
     rng = np.random.default_rng(0)
-    constants = {
-        "s": np.float32(0.1),
-        "z": np.uint8(128),
-        "w": rng.integers(-127, 128, (4, 3, 3, 3)).astype("int8"),
-        "zw": np.int8(0),
-    }
-    node = helper.make_node("QLinearConv", ["x", "s", "z", "w", "s", "zw", "s", "z"], ["y"], name="conv")
+    weight = numpy_helper.from_array(rng.integers(-127, 128, (4, 3, 3, 3)).astype("int8"), "w")
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"], name="quantize"),
+        helper.make_node("ConvInteger", ["q", "w", "z"], ["y"], name="conv"),
+    ]
     graph = helper.make_graph(
-        [node],
-        "qoperator",
-        [helper.make_tensor_value_info("x", TensorProto.UINT8, [1, 3, 8, 8])],
-        [helper.make_tensor_value_info("y", TensorProto.UINT8, [1, 4, 6, 6])],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+        nodes,
+        "dynamic",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, [1, 4, 6, 6])],
+        [weight],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 9
@@ -83,14 +82,33 @@ def test_truncated(selector_command: Run, network: Path, kept: float) -> None:
     selector_command("compile", network).assert_bad_input("net.onnx")
 
 
-def test_dynamic_batch(selector_command: Run, network: Path) -> None:
-    onnx.save(dynamic_batch(), network)
-    selector_command("compile", network).assert_bad_input("is dynamic ('batch')", "make_dynamic_shape_fixed")
+def test_dynamic_image(selector_command: Run, network: Path) -> None:
+    onnx.save(dynamic(0, 2), network)
+    selector_command("compile", network).assert_bad_input("is dynamic ('d2')", "--shape x=1x")
 
 
-def test_qoperator(selector_command: Run, network: Path) -> None:
-    onnx.save(qoperator(), network)
-    selector_command("compile", network).assert_bad_input("QLinearConv", "QDQ")
+@pytest.mark.filterwarnings("always::selector.graph.frontends.shapes.BatchWarning")
+def test_dynamic_batch_is_one_and_said(selector_command: Run, network: Path) -> None:
+    onnx.save(dynamic(0), network)
+    run = selector_command("explain", network, "--policy", "int8")
+    assert run.code == 0, run.err
+    assert "the batch of input 'x' is dynamic ('d0'): it is compiled for 1 (--batch: for another)" in run.err
+
+
+@pytest.mark.parametrize("shape", ["1x3x8x8", "x=", "x=1x", "x=1x3x0x8", "x=1,3,8,8"])
+@pytest.mark.parametrize("command", ["compile", "explain", "bench"])
+def test_bad_shape(selector_command: Run, network: Path, command: str, shape: str) -> None:
+    selector_command(command, network, "--shape", shape).assert_bad_input("--shape is an input and its sizes", shape)
+
+
+def test_two_shapes_of_one_input(selector_command: Run, network: Path) -> None:
+    command = selector_command("explain", network, "--shape", "x=1x3x8x8", "--shape", "x=2x3x8x8")
+    command.assert_bad_input("two shapes for 'x'")
+
+
+def test_dynamic_quantization(selector_command: Run, network: Path) -> None:
+    onnx.save(dynamic_quantization(), network)
+    selector_command("compile", network).assert_bad_input("DynamicQuantizeLinear", "QDQ")
 
 
 def test_zero_sized(selector_command: Run, network: Path) -> None:

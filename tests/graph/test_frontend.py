@@ -66,7 +66,7 @@ def test_float_only_network_says_that_nothing_is_quantized():
 
 def with_input_dim(value):
     model = qdq_conv_model()
-    dim = model.graph.input[0].type.tensor_type.shape.dim[0]
+    dim = model.graph.input[0].type.tensor_type.shape.dim[2]
     dim.ClearField("dim_value")
     if isinstance(value, str):
         dim.dim_param = value
@@ -106,10 +106,10 @@ def missing_output():
 
 
 BAD = {
-    "named dimension": (lambda: with_input_dim("batch"), "dimension 0 of input 'x' is dynamic ('batch')"),
-    "how to fix it": (lambda: with_input_dim("batch"), "make_dynamic_shape_fixed --dim_param batch --dim_value 1"),
-    "unnamed dimension": (lambda: with_input_dim(None), "--input_name x --input_shape"),
-    "zero-sized dimension": (lambda: with_input_dim(0), "dimension 0 of input 'x' is zero"),
+    "named dimension": (lambda: with_input_dim("height"), "dimension 2 of input 'x' is dynamic ('height')"),
+    "unnamed dimension": (lambda: with_input_dim(None), "dimension 2 of input 'x' is dynamic ('?')"),
+    "how to fix it": (lambda: with_input_dim("height"), "add e.g. --shape x=1x"),
+    "zero-sized dimension": (lambda: with_input_dim(0), "dimension 2 of input 'x' is zero"),
     "no shape": (without_shape, "input 'x' has no shape"),
     "dynamic quantization": (convinteger, "Selector does not know ConvInteger (node"),
     "how to quantize": (convinteger, "quant_format=QuantFormat.QDQ"),

@@ -6,6 +6,8 @@ One module a format.  Each converts to Relax and names the layers; it is importe
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +21,41 @@ from selector.runtime import ModelError
 OWN_LINES = (b"BlockBuilder destroyed with remaining blocks!",)  # what TVM writes when a converter of it fails
 
 
-def load(model: Any) -> tvm.IRModule:
+@dataclass(frozen=True)
+class _Shapes:
+    """The shapes that the user gives."""
+
+    shapes: Mapping[str, Sequence[int]] | None
+    batch: int | None
+
+    def refuse(self, what: str) -> None:
+        """Raises ModelError if any are given."""
+        if self.shapes or self.batch is not None:
+            raise ModelError(f"{what} has the shapes that it has; shapes and batch can be given for ONNX networks")
+
+
+def load(model: Any, *, shapes: Mapping[str, Sequence[int]] | None = None, batch: int | None = None) -> tvm.IRModule:
     """A Relax module for a path (``.onnx``, ``.tflite``), ONNX bytes or ModelProto, torch ExportedProgram, or IRModule.
+
+    ``shapes``: of the inputs by name, ``batch``: the first dimension of all others; for ONNX networks.  Without them
+    shapes are those of the file, and a dynamic batch is 1, after a BatchWarning.
 
     An IRModule is returned as it is.  Layers keep the names of the ONNX nodes.  Raises ModelError.
     """
-    if isinstance(model, tvm.IRModule):
-        _check_module(model)
-        return model
+    how = _Shapes(shapes, batch)
     if isinstance(model, str | os.PathLike):
-        return _load_path(Path(model))
+        return _load_path(Path(model), how)
     if isinstance(model, bytes | bytearray):
-        return _load_onnx(bytes(model), "the given bytes")
+        return _load_onnx(bytes(model), "the given bytes", how)
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
     if kind.startswith("onnx.") and kind.endswith(".ModelProto"):
         from selector.graph.frontends import onnx_import
 
-        return _named(*onnx_import.convert(model, "the given ModelProto"))
+        return _named(*onnx_import.convert(model, "the given ModelProto", shapes=shapes, batch=batch))
+    how.refuse(f"a {kind}")
+    if isinstance(model, tvm.IRModule):
+        _check_module(model)
+        return model
     if kind.startswith("torch.export.") and kind.endswith(".ExportedProgram"):
         from selector.graph.frontends import torch_import
 
@@ -61,25 +81,27 @@ def _check_module(module: tvm.IRModule) -> None:
             raise ModelError(f"input '{param.name}' of the IRModule has a zero-sized dimension {shape}")
 
 
-def _load_path(path: Path) -> tvm.IRModule:
+def _load_path(path: Path, how: _Shapes) -> tvm.IRModule:
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
     if path.suffix == ".tflite":
+        how.refuse(str(path))
         try:
             from selector.graph.frontends import tflite_import
         except ImportError as error:
             text = f"{path}: reading TFLite needs the package 'tflite': pip install 'tvm-selector[tflite]'"
             raise ModelError(text) from error
         return _named(tflite_import.convert(data, str(path)), [])
-    return _load_onnx(data, str(path), path.parent)
+    return _load_onnx(data, str(path), how, path.parent)
 
 
-def _load_onnx(data: bytes, where: str, folder: Path | None = None) -> tvm.IRModule:
+def _load_onnx(data: bytes, where: str, how: _Shapes, folder: Path | None = None) -> tvm.IRModule:
     from selector.graph.frontends import onnx_import
 
-    return _named(*onnx_import.convert(onnx_import.parse(data, where), where, folder))
+    model = onnx_import.parse(data, where)
+    return _named(*onnx_import.convert(model, where, folder, shapes=how.shapes, batch=how.batch))
 
 
 def _named(module: tvm.IRModule, names: list[str]) -> tvm.IRModule:

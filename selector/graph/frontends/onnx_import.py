@@ -22,12 +22,11 @@ from selector import quiet
 from selector.graph.frontends import OWN_LINES, last_line
 from selector.graph.frontends.onnx_graph import OnnxGraph, node_name
 from selector.graph.frontends.onnx_prepare import prepare
+from selector.graph.frontends.shapes import Shapes, fix_shapes
 from selector.graph.ir import constant, dtype_of, static_shape
 from selector.runtime import ModelError
 
 _ANCHORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_FIX_SHAPE = "python -m onnxruntime.tools.make_dynamic_shape_fixed"
-_LARGEST_DIMENSION = 1 << 31
 
 
 def parse(data: bytes, where: str) -> onnx.ModelProto:
@@ -55,11 +54,20 @@ def _texts(graph: onnx.GraphProto) -> Iterator[Any]:
         yield from (dim.dim_param for dim in info.type.tensor_type.shape.dim)
 
 
-def convert(model: onnx.ModelProto, where: str, folder: Path | None = None) -> tuple[tvm.IRModule, list[str]]:
+def convert(
+    model: onnx.ModelProto,
+    where: str,
+    folder: Path | None = None,
+    *,
+    shapes: Shapes | None = None,
+    batch: int | None = None,
+) -> tuple[tvm.IRModule, list[str]]:
     """The network of a model as a Relax module, and the names of its layers in graph order.
 
-    ``folder``: where tensors lie that the model keeps in files of their own.  Raises ModelError.
+    ``folder``: where tensors lie that the model keeps in files of their own.  ``shapes`` and ``batch`` as in
+    ``fix_shapes``.  Raises ModelError.
     """
+    model = fix_shapes(model, where, shapes, batch)
     if folder is not None:
         try:
             onnx.external_data_helper.load_external_data_for_model(model, str(folder))
@@ -67,7 +75,6 @@ def convert(model: onnx.ModelProto, where: str, folder: Path | None = None) -> t
             raise ModelError(f"{where} keeps tensors in files that cannot be read: {last_line(error)}") from error
     if not model.graph.output:
         raise ModelError(f"{where} is truncated or broken: its graph has no output")
-    _check_shapes(model, where)
     graph, module, problem = _converted(model, where)
     if module is None:
         raise ModelError(problem)
@@ -142,26 +149,3 @@ class _Importer(ONNXGraphImporter):
             raise ModelError(
                 f"tvm's ONNX importer fails on {self.where}, {self.at}: '{name}' is {dtype}, not {wanted_type}"
             )
-
-
-def _check_shapes(model: onnx.ModelProto, where: str) -> None:
-    constants = {tensor.name for tensor in model.graph.initializer}
-    for info in model.graph.input:
-        if info.name in constants:
-            continue
-        if not info.type.tensor_type.HasField("shape"):
-            raise ModelError(f"{where}: input '{info.name}' has no shape; Selector compiles for fixed shapes")
-        for index, dim in enumerate(info.type.tensor_type.shape.dim):
-            if not dim.HasField("dim_value") or dim.dim_value < 0:
-                name = dim.dim_param or "?"
-                how = f"--input_name {info.name} --input_shape <numbers>"
-                if dim.dim_param:
-                    how = f"--dim_param {name} --dim_value 1"
-                raise ModelError(
-                    f"{where}: dimension {index} of input '{info.name}' is dynamic ('{name}'); Selector compiles for "
-                    f"fixed shapes, fix it with: {_FIX_SHAPE} {how} in.onnx out.onnx"
-                )
-            if dim.dim_value == 0:
-                raise ModelError(f"{where}: dimension {index} of input '{info.name}' is zero: nothing to compute")
-            if dim.dim_value >= _LARGEST_DIMENSION:
-                raise ModelError(f"{where}: dimension {index} of input '{info.name}' is {dim.dim_value}: too large")

@@ -1,7 +1,8 @@
-"""What a compiled network is compared with: TVM's own pipeline and ONNX Runtime, behind one call signature."""
+"""What a compiled network is compared with, behind one call signature: TVM's pipeline, ONNX Runtime, LiteRT."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,13 +59,53 @@ def onnxruntime(path: Path, *, threads: int, optimize: bool = True) -> Runner:
     return run
 
 
-def onnxruntime_installed() -> bool:
-    """Whether ``onnxruntime`` can be a peer."""
+def litert(path: Path, *, threads: int, optimize: bool = True) -> Runner:
+    """The network in LiteRT, the runtime of TFLite, with its fast kernels whatever ``optimize`` says.
+
+    They round once, as Selector does; its reference kernels round every product twice, which later layers make
+    tens of steps of.
+
+    Raises PeerUnavailable without the package.
+    """
     try:
-        import onnxruntime as _  # noqa: F401
+        from ai_edge_litert.interpreter import Interpreter
     except ImportError:
-        return False
-    return True
+        raise PeerUnavailable("LiteRT is not installed: pip install 'tvm-selector[tflite]'") from None
+    interpreter: Any = Interpreter(str(path), num_threads=threads)
+    interpreter.allocate_tensors()
+    sources = [item["index"] for item in interpreter.get_input_details()]
+    results = [item["index"] for item in interpreter.get_output_details()]
+
+    def run(inputs: Arrays) -> list[np.ndarray]:
+        for index, array in zip(sources, inputs, strict=True):
+            interpreter.set_tensor(index, array)
+        interpreter.invoke()
+        return [interpreter.get_tensor(index) for index in results]
+
+    return run
+
+
+_RUNTIMES = {"onnxruntime": ("onnxruntime", onnxruntime), "litert": ("ai_edge_litert", litert)}  # name -> package, peer
+
+
+def own_runtime(path: Path) -> str:
+    """The peer that reads files of this kind: "onnxruntime" or "litert"."""
+    return "litert" if path.suffix == ".tflite" else "onnxruntime"
+
+
+def installed(name: str) -> bool:
+    """Whether the runtime can be a peer here."""
+    return importlib.util.find_spec(_RUNTIMES[name][0]) is not None
+
+
+def runtime(name: str, path: Path, *, threads: int, optimize: bool = True) -> Runner:
+    """The network in "onnxruntime" or "litert".
+
+    Raises PeerUnavailable without the package, and for a file that the runtime does not read.
+    """
+    if name != own_runtime(path):
+        raise PeerUnavailable(f"{name} does not read {path.name}: the peer that does is {own_runtime(path)}")
+    return _RUNTIMES[name][1](path, threads=threads, optimize=optimize)
 
 
 def require_runnable(target: TargetLike) -> None:

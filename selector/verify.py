@@ -1,8 +1,9 @@
 """Holding a compiled network against independent references on random input.
 
 The references compute the float graph between quantize and dequantize: TVM's default pipeline on the network as
-imported, and, where it is installed, ONNX Runtime with graph optimizations off.  Accumulators of Selector are exact;
-what may differ is the rounding of single values at ties, by one quantization step, and what later layers make of that.
+imported, and, where they are installed, ONNX Runtime with graph optimizations off, or LiteRT.
+Accumulators of Selector are exact; what may differ is the rounding of single values at ties, by one quantization step,
+and what later layers make of that.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from selector.cli import common
 Policies = Annotated[list[str] | None, typer.Option("--policy", help="A policy to time; may be repeated.")]
 Against = Annotated[
     list[str] | None,
-    typer.Option(help="A peer to time: 'tvm' or 'onnxruntime'; may be repeated.", show_default="those installed"),
+    typer.Option(help="A peer to time: tvm, onnxruntime or litert; may be repeated.", show_default="those installed"),
 ]
 Format = Annotated[
     str | None,
@@ -46,7 +46,7 @@ def bench(
     common.existing_file(model, "the network")
     from selector.graph.frontends.shapes import fixed_file
     from selector.networks import PEERS, compare_network
-    from selector.peers import onnxruntime_installed
+    from selector.peers import installed, own_runtime
     from selector.quantized_formats import in_format
     from selector.report import tables
 
@@ -55,7 +55,7 @@ def bench(
     requested: list[str | None] = [*policy] if policy else [None]
     policies = list(dict.fromkeys(common.resolve_policy(name) for name in requested))
     if against is None:
-        against = ["tvm", "onnxruntime"] if onnxruntime_installed() else ["tvm"]
+        against = ["tvm", *filter(installed, [own_runtime(model)])]
     for name in against:
         if name not in PEERS:
             raise common.BadInput(f"unknown peer '{name}': give one of {', '.join(PEERS)}")

@@ -24,7 +24,8 @@ Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Shared library to write, e.g. net.so.", show_default="none")
 ]
 Verify = Annotated[
-    bool, typer.Option("--verify", help="Run it on random input and compare with TVM's pipeline and ONNX Runtime.")
+    bool,
+    typer.Option("--verify", help="Run it on random input and compare with TVM and ONNX Runtime or LiteRT."),
 ]
 LinkerCommand = Annotated[
     str | None,
@@ -140,8 +141,9 @@ def _verify(path: Path, module: tvm.IRModule, compiled: Runner, target: TargetLi
     from selector.verify import verify
 
     references = {"tvm": peers.tvm_default(module, target)}
-    if peers.onnxruntime_installed():
-        references["onnxruntime"] = peers.onnxruntime(path, threads=threads, optimize=False)
+    name = peers.own_runtime(path)
+    if peers.installed(name):
+        references[name] = peers.runtime(name, path, threads=threads, optimize=False)
     return verify(module, compiled, references)
 
 

@@ -71,6 +71,13 @@ def network(op: str, inputs: list[T], outputs: list[T], options: Any = None, ver
     return bytes(builder.Output())
 
 
+def average_pool() -> bytes:
+    """A network of one average pool of 2×2, of (1, 6, 6, 4)."""
+    options = schema.Pool2DOptionsT()
+    options.padding, options.filterHeight, options.filterWidth, options.strideH, options.strideW = 1, 2, 2, 2, 2
+    return network("AVERAGE_POOL_2D", [T((1, 6, 6, 4))], [T((1, 3, 3, 4))], options)
+
+
 def expected(data: bytes, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Random inputs, and what LiteRT computes of them."""
     interpreter = Interpreter(model_content=data, experimental_op_resolver_type=OpResolverType.BUILTIN_REF)

@@ -10,10 +10,10 @@ import pytest
 from selector.collect import store
 from selector.collect.campaign import Event, Settings, collect
 from selector.collect.link import Link
+from selector.collect.pairs import pairs
 from selector.collect.record import measurement_key
 from selector.collect.rpc import why_not_run
 from selector.cross import LinkerNotFound, find_linker
-from selector.learn import dataset
 from selector.target import profile
 from tests.collect.board import prepare_board
 from tests.collect.remote import HERE, QUICK, registered, served, stop, task, tracking, wait_until
@@ -65,6 +65,5 @@ def test_a_board_that_disappears(prepare: Callable[[], None], tmp_path: Path) ->
     emulated = [row.status for row in measured if row.target == ARM]
     assert 1 <= emulated.count("error") < len(emulated)
 
-    trained_on = dataset.load([tmp_path / "rows"])
-    assert set(trained_on.targets) == {X86}
-    assert len(trained_on) == 3
+    timed_well = sorted(row.key for row in measured if row.target == X86 and row.status == "ok")  # a busy machine: fewer
+    assert pairs(store.read(tmp_path / "rows"))["key"].to_list() == timed_well

@@ -65,5 +65,5 @@ def test_a_board_that_disappears(prepare: Callable[[], None], tmp_path: Path) ->
     emulated = [row.status for row in measured if row.target == ARM]
     assert 1 <= emulated.count("error") < len(emulated)
 
-    timed_well = sorted(row.key for row in measured if row.target == X86 and row.status == "ok")  # a busy machine: fewer
-    assert pairs(store.read(tmp_path / "rows"))["key"].to_list() == timed_well
+    timed_well = [row.key for row in measured if row.target == X86 and row.status == "ok"]  # not all, on a busy machine
+    assert pairs(store.read(tmp_path / "rows"))["key"].to_list() == sorted(timed_well)

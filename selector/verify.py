@@ -64,7 +64,8 @@ def verify(
 
     ``module`` is the network as imported; it gives the input shapes and the quantization step of the outputs.
     A difference passes up to TOLERANCE_STEPS quantization steps of the output, or TOLERANCE_RANGE of the reference's
-    largest magnitude where the output has no step: far above what rounding leaves, far below what a wrong kernel does.
+    largest magnitude where the output has no step.  That is far above what rounding leaves, and far below what a wrong
+    kernel does.
     """
     specs, steps = input_specs(module), output_steps(module)
     feeds = [random_inputs(specs, seed + index) for index in range(inputs)]

@@ -41,8 +41,8 @@ class Machine:
     def clock(self, row: dot.Dot) -> float:
         """Cycles of the templates' models a second, when they run on ``row``.
 
-        From the rate of its inner loop, loads included, and never more than with the plain row: what a kernel does to
-        every operand, such as widening weights, the models of the templates count no second time.
+        From the rate of its inner loop, loads included, and never more than with the plain row.  The models of the
+        templates do not count a second time what a kernel does to every operand, such as widening weights.
         """
         return min(self.loop_rate(each) / (each.issue * each.rate()) for each in (row, self.plain))
 

@@ -1,7 +1,7 @@
 """Channels last through the quantized part of the graph.
 
 One forward pass.  A quantized convolution on NCHW data is replaced by one on NHWC data, and what it computes gets a
-channels-last twin; operators that do not care about the layout, or that can be told, follow their operands.  A
+channels-last twin.  Operators that do not care about the layout, or that can be told, follow their operands.  A
 permutation is emitted where a twin is needed and there is none (the way in), and where something needs the original
 (the way out).  A graph that arrives as NHWC has nothing to replace and stays as it is.
 """

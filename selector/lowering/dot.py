@@ -1,6 +1,6 @@
 """The dot instructions: one table, a row each.  Supporting a CPU is adding a row.
 
-A row takes ``groups`` vectors of data and of weights, each ``lanes * depth`` elements; lane ``l`` of the int32
+A row takes ``groups`` vectors of data and of weights, each ``lanes * depth`` elements.  Lane ``l`` of the int32
 accumulator gets the sum over ``d`` of ``x[l * depth + d] * w[l * depth + d]`` for every group.  The kernels broadcast
 the same ``depth`` data elements to every lane and give each lane the weights of another output channel.
 

@@ -14,7 +14,7 @@ import tvm
 
 import selector
 from selector.bench import Comparison, Contender, interleave
-from selector.peers import Runner, require_runnable, runtime, tvm_default
+from selector.peers import Runner, litert, onnxruntime, require_runnable, tvm_default
 from selector.profiling import Profile
 from selector.target import TargetLike
 from selector.tensors import random_inputs
@@ -43,8 +43,8 @@ class NetworkComparison:
 
 PEERS: dict[str, Callable[[Path, tvm.IRModule, TargetLike, int], Runner]] = {
     "tvm": lambda path, module, target, threads: tvm_default(module, target),
-    "onnxruntime": lambda path, module, target, threads: runtime("onnxruntime", path, threads=threads),
-    "litert": lambda path, module, target, threads: runtime("litert", path, threads=threads),
+    "onnxruntime": lambda path, module, target, threads: onnxruntime(path, threads=threads),
+    "litert": lambda path, module, target, threads: litert(path, threads=threads),
 }
 
 

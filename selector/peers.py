@@ -38,8 +38,9 @@ def onnxruntime(path: Path, *, threads: int, optimize: bool = True) -> Runner:
     ``optimize=False`` computes the float graph between quantize and dequantize as it is written, which is a reference;
     with optimizations its 8-bit kernels are as fast as it can, and saturate on CPUs without VNNI.
 
-    Raises PeerUnavailable without the package.
+    Raises PeerUnavailable without the package, and for a file that is no ONNX network.
     """
+    _require_own("onnxruntime", path)
     try:
         import onnxruntime as ort
     except ImportError:
@@ -59,14 +60,15 @@ def onnxruntime(path: Path, *, threads: int, optimize: bool = True) -> Runner:
     return run
 
 
-def litert(path: Path, *, threads: int, optimize: bool = True) -> Runner:
-    """The network in LiteRT, the runtime of TFLite, with its fast kernels whatever ``optimize`` says.
+def litert(path: Path, *, threads: int) -> Runner:
+    """The network in LiteRT, the runtime of TFLite, with its fast kernels.
 
     They round once, as Selector does; its reference kernels round every product twice, which later layers make
     tens of steps of.
 
-    Raises PeerUnavailable without the package.
+    Raises PeerUnavailable without the package, and for a file that is no TFLite network.
     """
+    _require_own("litert", path)
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
@@ -85,7 +87,7 @@ def litert(path: Path, *, threads: int, optimize: bool = True) -> Runner:
     return run
 
 
-_RUNTIMES = {"onnxruntime": ("onnxruntime", onnxruntime), "litert": ("ai_edge_litert", litert)}  # name -> package, peer
+_PACKAGES = {"onnxruntime": "onnxruntime", "litert": "ai_edge_litert"}
 
 
 def own_runtime(path: Path) -> str:
@@ -95,17 +97,19 @@ def own_runtime(path: Path) -> str:
 
 def installed(name: str) -> bool:
     """Whether the runtime can be a peer here."""
-    return importlib.util.find_spec(_RUNTIMES[name][0]) is not None
+    return importlib.util.find_spec(_PACKAGES[name]) is not None
 
 
-def runtime(name: str, path: Path, *, threads: int, optimize: bool = True) -> Runner:
-    """The network in "onnxruntime" or "litert".
+def reference(path: Path, *, threads: int) -> Runner:
+    """The network in the runtime of its kind, as close to the file as that computes.  Raises PeerUnavailable."""
+    if own_runtime(path) == "litert":
+        return litert(path, threads=threads)
+    return onnxruntime(path, threads=threads, optimize=False)
 
-    Raises PeerUnavailable without the package, and for a file that the runtime does not read.
-    """
+
+def _require_own(name: str, path: Path) -> None:
     if name != own_runtime(path):
         raise PeerUnavailable(f"{name} does not read {path.name}: the peer that does is {own_runtime(path)}")
-    return _RUNTIMES[name][1](path, threads=threads, optimize=optimize)
 
 
 def require_runnable(target: TargetLike) -> None:

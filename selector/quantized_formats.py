@@ -9,7 +9,6 @@ the smallest scale that fits.  Biases follow the scale of their accumulators.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
+from selector.graph.frontends.onnx_file import rewritten
 from selector.runtime import ModelError
 
 _8BIT = ("uint8", "int8")
@@ -81,15 +80,9 @@ def in_format(path: Path, format: str | None) -> Iterator[Path]:
     if format is None:
         yield path
         return
-    try:
-        model = onnx.load(path)
-    except DecodeError:
-        raise FormatError(f"{path} is not an ONNX model, and only those can be brought into another format") from None
-    converted = convert(model, format)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / path.name
-        onnx.save(converted, file)
-        yield file
+    refusal = FormatError(f"{path} is not an ONNX model, and only those can be brought into another format")
+    with rewritten(path, lambda model: convert(model, format), refusal) as made:
+        yield made
 
 
 class _Converter:

@@ -143,7 +143,7 @@ def _verify(path: Path, module: tvm.IRModule, compiled: Runner, target: TargetLi
     references = {"tvm": peers.tvm_default(module, target)}
     name = peers.own_runtime(path)
     if peers.installed(name):
-        references[name] = peers.runtime(name, path, threads=threads, optimize=False)
+        references[name] = peers.reference(path, threads=threads)
     return verify(module, compiled, references)
 
 

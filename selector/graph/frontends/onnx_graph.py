@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import graphlib
-from collections.abc import Iterable, Iterator, Sequence
+import heapq
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,14 @@ class OnnxGraph:
         name = self.fresh(hint)
         self.constants[name] = np.asarray(value)
         return name
+
+    def variant(self, node: onnx.NodeProto, inputs: Mapping[int, np.ndarray]) -> onnx.NodeProto:
+        """A copy of a node with a new output, and with new constants as the inputs of these numbers."""
+        copy = _copied(node)
+        copy.name, copy.output[0] = "", self.fresh(node.output[0])
+        for index, value in inputs.items():
+            copy.input[index] = self.constant(value, node.input[index])
+        return copy
 
     def replace(self, old: onnx.NodeProto, new: Iterable[onnx.NodeProto]) -> None:
         """Put nodes in the place of one."""
@@ -235,8 +244,6 @@ def _in_order(depends: dict[int, set[int]]) -> Iterator[int]:
     sorter = graphlib.TopologicalSorter(depends)
     sorter.prepare()
     ready: list[int] = []
-    import heapq
-
     while sorter.is_active():
         for number in sorter.get_ready():
             heapq.heappush(ready, number)

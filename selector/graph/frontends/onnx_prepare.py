@@ -44,10 +44,14 @@ def prepare(model: onnx.ModelProto, where: str) -> OnnxGraph:
         graph.sort(where)
     _widen_small_integers(graph)
     _check_quantization(graph, where)
+    graph.sort(where)
+    written = [node.SerializeToString() for node in graph.nodes]
     for step in _STEPS:
         step(graph)
         graph.sort(where)
-        _infer(graph, where)
+        before, written = written, [node.SerializeToString() for node in graph.nodes]
+        if written != before:  # inferring copies all weights
+            _infer(graph, where)
     return graph
 
 
@@ -269,12 +273,9 @@ def _scaled(
     if source is None or source.op_type != "DequantizeLinear" or factor <= 0 or source.input[1] not in graph.constants:
         return False
     scale = graph.constants[source.input[1]]
-    again, made = onnx.NodeProto(), graph.fresh(name)
-    again.CopyFrom(source)
-    again.name, again.output[0] = "", made
-    again.input[1] = graph.constant((scale * np.float32(factor)).astype(scale.dtype), source.input[1])
+    again = graph.variant(source, {1: (scale * np.float32(factor)).astype(scale.dtype)})
     graph.replace(source, [source, again])
-    node.input[index] = made
+    node.input[index] = again.output[0]
     return True
 
 
@@ -320,15 +321,13 @@ def _move(
     """Put a convolution between two operators that add and take away an axis."""
     source, name, shape = weight
     reshaped = (*shape[:axis], 1, *shape[axis:]) if way_in == "Unsqueeze" else (*shape[:axis], *shape[axis + 1 :])
-    constant = graph.constant(graph.constants[name].reshape(reshaped), name)
+    constant = graph.constants[name].reshape(reshaped)
     before, after, result = graph.fresh(node.input[0]), graph.fresh(node.output[0]), node.output[0]
     nodes = [_axes(graph, way_in, node.input[0], before, axis)]
     if source is None:
-        node.input[1] = constant
+        node.input[1] = graph.constant(constant, name)
     else:
-        again = onnx.NodeProto()
-        again.CopyFrom(source)
-        again.name, again.input[0], again.output[0] = "", constant, graph.fresh(name)
+        again = graph.variant(source, {0: constant})
         node.input[1] = again.output[0]
         nodes.append(again)
     node.input[0], node.output[0] = before, after

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
 
-from selector.graph.frontends.onnx_graph import OnnxGraph, attribute, node_name, operand
+from selector.graph.frontends.onnx_graph import OnnxGraph, attribute, make, node_name, operand
 from selector.runtime import ModelError
 
 # Operators with these beginnings compute on integers in a form that is not known here.
@@ -57,7 +56,7 @@ class _Node:
     def emit(self, op_type: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
         """A new node; the name of its output."""
         output = output or self.graph.fresh(self.node.output[0])
-        self.made.append(helper.make_node(op_type, inputs, [output], name=f"{output}_node", **attributes))
+        self.made.append(make(op_type, inputs, output, f"{output}_node", **attributes))
         return output
 
     def dequantize(self, first: int, axis: int | None = None) -> str:
@@ -86,7 +85,7 @@ class _Node:
         output = self.graph.fresh(self.node.output[0]) if scale else self.node.output[0]
         while inputs and not inputs[-1]:
             inputs.pop()
-        made = helper.make_node(op_type, inputs, [output], name=node_name(self.node), **attributes)
+        made = make(op_type, inputs, output, node_name(self.node), **attributes)
         made.attribute.extend(kept)
         self.made.append(made)
         if scale:

@@ -7,6 +7,7 @@ Resize         ->  Gather, or a weighted sum of two, where TVM would take other 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -59,13 +60,10 @@ def _phases(graph: OnnxGraph, node: onnx.NodeProto) -> None:
         scale, zero = graph.constants.get(source.input[1]), graph.constants.get(operand(source, 2), zero)
         if scale is None or (scale.size > 1 and attribute(source, "axis", 1) % 4 != 1):
             return
-        again = onnx.NodeProto()
-        again.CopyFrom(source)
-        again.name, again.output[0] = "", graph.fresh(name)
-        again.input[0] = graph.constant(_phase_weights(weight, zero, groups, rows, columns), name)
-        again.input[1] = graph.constant(_for_phases(scale, groups, phases), source.input[1])
+        parts = {0: _phase_weights(weight, zero, groups, rows, columns), 1: _for_phases(scale, groups, phases)}
         if operand(source, 2):
-            again.input[2] = graph.constant(_for_phases(zero, groups, phases), source.input[2])
+            parts[2] = _for_phases(zero, groups, phases)
+        again = graph.variant(source, parts)
         set_attributes(again, axis=0)
         nodes.append(again)
         weights = again.output[0]
@@ -95,15 +93,17 @@ def _phases(graph: OnnxGraph, node: onnx.NodeProto) -> None:
     graph.replace(node, nodes)
 
 
+@dataclass(frozen=True)
 class _Axis:
     """One axis of a transposed convolution as the convolution of its phases."""
 
-    def __init__(self, stride: int, kernel: int, taps: int, before: int, after: int, count: int, first: int) -> None:
-        self.stride, self.kernel = stride, kernel
-        self.taps = taps  # of each phase
-        self.before, self.after = before, after  # padding of the data
-        self.count = count  # outputs of each phase
-        self.first = first  # of the interleaved outputs that is kept
+    stride: int
+    kernel: int
+    taps: int  # of each phase
+    before: int  # padding of the data, as is the next
+    after: int
+    count: int  # outputs of each phase
+    first: int  # of the interleaved outputs that is kept
 
     @staticmethod
     def of(size: int, out: int, kernel: int, stride: int, padding: int) -> _Axis | None:
@@ -176,13 +176,9 @@ def _repeated_bias(
     if isinstance(bias, np.ndarray):
         inputs.append(graph.constant(np.repeat(bias, phases), "bias"))
         return []
-    again = onnx.NodeProto()
-    again.CopyFrom(bias)
-    again.name, again.output[0] = "", graph.fresh(bias.output[0])
-    for index, name in enumerate(bias.input):
-        value = graph.constants[name]
-        if index == 0 or value.size > 1:
-            again.input[index] = graph.constant(np.repeat(value.reshape(-1), phases), name)
+    values = {index: graph.constants[name] for index, name in enumerate(bias.input)}
+    of_channels = {index: value.reshape(-1) for index, value in values.items() if index == 0 or value.size > 1}
+    again = graph.variant(bias, {index: np.repeat(value, phases) for index, value in of_channels.items()})
     inputs.append(again.output[0])
     return [again]
 

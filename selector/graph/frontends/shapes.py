@@ -5,15 +5,14 @@ A dynamic batch that nobody gives is 1.
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 
+from selector.graph.frontends.onnx_file import rewritten
 from selector.runtime import ModelError
 
 Shapes = Mapping[str, Sequence[int]]  # input -> its shape
@@ -66,14 +65,8 @@ def fixed_file(path: Path, shapes: Shapes | None, batch: int | None) -> Iterator
     if not shapes and batch is None:
         yield path
         return
-    try:
-        model = onnx.load(path)
-    except DecodeError:
-        raise ModelError(f"{path} is not an ONNX model, and shapes can be given for those only") from None
-    model = fix_shapes(model, str(path), shapes, batch)
-    with tempfile.TemporaryDirectory(prefix="selector-") as folder:
-        made = Path(folder) / path.name
-        onnx.save(model, made)
+    refusal = ModelError(f"{path} is not an ONNX model, and shapes can be given for those only")
+    with rewritten(path, lambda model: fix_shapes(model, str(path), shapes, batch), refusal) as made:
         yield made
 
 

@@ -16,7 +16,7 @@ from selector.runtime import ModelError
 from selector.target import resolve
 from tests.graph.modules import operators
 from tests.graph.random_networks import OPSET, Maker, Tensor
-from tests.graph.reference import compare
+from tests.graph.reference import compare, expected, feed
 
 CHANNELS, SIDE = 4, 6
 
@@ -252,6 +252,23 @@ def test_arithmetic_whose_constants_are_quantized_is_one_table(opset: int) -> No
     mod = quantized(selector.load(model), _session(resolve("native"), "int8", 1))
     assert sorted(set(operators(mod))) == ["dequantize", "permute_dims", "qnn.conv2d", "qnn.lookup", "quantize"]
     assert operators(mod).count("qnn.lookup") == 1
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize("scale", [0.7, 1.5, 2.0])
+def test_resize_before_operator_set_11(mode: str, scale: float) -> None:
+    """It has scales as its second input, and one way to place outputs in the data."""
+    side = int(SIDE * scale)
+    graph = helper.make_graph(
+        [helper.make_node("Resize", ["x", "scales"], ["y"], mode=mode)], "resize",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, CHANNELS, SIDE, SIDE))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, CHANNELS, side, side))],
+        [numpy_helper.from_array(np.array([1, 1, scale, scale], "float32"), "scales")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 10)], ir_version=5)
+    x = feed(model)
+    found = selector.compile(model, policy="int8", threads=1).run(x)[0]
+    np.testing.assert_allclose(found, expected(model, x)[0], rtol=1e-5, atol=1e-6)
 
 
 def test_nodes_in_any_order() -> None:

@@ -192,10 +192,7 @@ def resize_by_gathering(graph: OnnxGraph) -> None:
         if node.op_type != "Resize" or _tvm_is_right(graph, node):
             continue
         data, out = graph.shape(node.input[0]), graph.shape(node.output[0])
-        mode, where = (
-            attribute(node, "mode", "nearest"),
-            attribute(node, "coordinate_transformation_mode", "half_pixel"),
-        )
+        mode, where = attribute(node, "mode", "nearest"), _transformation(graph, node)
         plain = not attribute(node, "antialias", 0) and not attribute(node, "exclude_outside", 0)
         if data is None or out is None or mode not in ("nearest", "linear") or where not in _COORDINATES or not plain:
             continue
@@ -207,8 +204,7 @@ def resize_by_gathering(graph: OnnxGraph) -> None:
             last = node.output[0] if axis == changed[-1] else graph.fresh(node.output[0])
             places = _coordinates(where, data[axis], out[axis], np.float32(scales[axis]))
             if mode == "nearest":
-                rounding = attribute(node, "nearest_mode", "round_prefer_floor" if graph.opset >= 11 else "floor")
-                nodes += _nearest(graph, name, last, axis, places, data[axis], rounding)
+                nodes += _nearest(graph, name, last, axis, places, data[axis], _rounding(graph, node, scales[axis]))
             else:
                 nodes += _linear(graph, name, last, axis, places, data[axis], len(data))
             name = last
@@ -218,7 +214,7 @@ def resize_by_gathering(graph: OnnxGraph) -> None:
 def _tvm_is_right(graph: OnnxGraph, node: onnx.NodeProto) -> bool:
     data, out = graph.shape(node.input[0]), graph.shape(node.output[0])
     where = _transformation(graph, node)
-    if data is None or out is None or len(data) != 4 or where == "half_pixel_symmetric":
+    if data is None or out is None or len(data) != 4 or where == "half_pixel_symmetric" or graph.opset < 11:
         return False
     if where == "align_corners" and 1 in out[2:]:
         return False
@@ -231,6 +227,13 @@ def _tvm_is_right(graph: OnnxGraph, node: onnx.NodeProto) -> bool:
 def _transformation(graph: OnnxGraph, node: onnx.NodeProto) -> str:
     """How outputs are placed in the data; before operator set 11 there was one way."""
     return str(attribute(node, "coordinate_transformation_mode", "half_pixel" if graph.opset >= 11 else "asymmetric"))
+
+
+def _rounding(graph: OnnxGraph, node: onnx.NodeProto, scale: float) -> str:
+    """Which element is the nearest; before operator set 11 the examples of ONNX round up where they shrink."""
+    if graph.opset < 11:
+        return "ceil" if scale < 1 else "floor"
+    return str(attribute(node, "nearest_mode", "round_prefer_floor"))
 
 
 def _given_scales(graph: OnnxGraph, node: onnx.NodeProto) -> np.ndarray | None:

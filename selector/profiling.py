@@ -95,7 +95,7 @@ def profile(plain: Any, watched: Any, inputs: Sequence[Any], decisions: Sequence
 
 def _named(kernels: Sequence[tuple[str, float]], decisions: Sequence[Decision]) -> list[KernelTime]:
     """Kernels with the layers they belong to; the other ones grouped by name."""
-    layers = [decision for decision in decisions if decision.lowering != "tvm"]
+    layers = [decision for decision in decisions if decision.lowering != "tvm" and decision.workload is not None]
     total = sum(us for _, us in kernels) or 1.0
     found: list[KernelTime] = []
     others: dict[str, list[float]] = {}

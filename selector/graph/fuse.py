@@ -34,6 +34,7 @@ from selector.graph.ir import (
     scalar,
     static_shape,
 )
+from selector.graph.ops import matmul
 
 _ONNX_NAMES = {
     "permute_dims": "Transpose",
@@ -53,6 +54,8 @@ _ONNX_NAMES = {
     "conv2d": "Conv",
     "conv2d_transpose": "ConvTranspose",
 }
+_BOTH_DATA = "both operands are data: there is one lowering"
+_MANY_WEIGHTS = "its weight differs between batches: there is one lowering"
 LAYER_NAMES = "selector.layer_names"  # function attribute: names of the anchors, in graph order
 QUANTIZED = ("uint8", "int8")
 ANCHORS = (
@@ -68,11 +71,12 @@ ANCHORS = (
 
 @dataclass(frozen=True)
 class Layer:
-    """One anchor of the network: fused (reason is empty), or left as TVM has it."""
+    """One anchor of the network."""
 
     name: str
-    reason: str = ""
-    macs: int = 0  # multiply-accumulates of one that is left
+    reason: str = ""  # why it is no layer that a policy decides about; empty: it is one
+    macs: int = 0  # multiply-accumulates of one that is none
+    integer: bool = False  # whether such a one is computed on integers all the same
 
 
 @dataclass
@@ -120,8 +124,9 @@ def refusal(match: Match) -> str | None:
         return f"its weight is quantized as {match.weight.values.dtype}, not uint8 or int8"
     if static_shape(match.data) is None:
         return "its data has symbolic dimensions"
-    if kind == "matmul" and match.weight.values.ndim != 2:
-        return f"its weight has {match.weight.values.ndim} dimensions, a dense layer's has 2"
+    shape = match.weight.values.shape
+    if kind == "matmul" and (math.prod(shape[:-2]) > 1 or not 2 <= len(shape) <= len(static_shape(match.data) or ())):
+        return f"its weight has the shape {shape}, a dense layer's has 2 dimensions"
     if kind == "conv2d":
         layouts = (str(anchor.attrs.data_layout), str(anchor.attrs.kernel_layout))
         if sorted(layouts[0]) != sorted("NCHW") or sorted(layouts[1]) != sorted("OIHW"):
@@ -185,6 +190,10 @@ def _fuse_block(bindings: Bindings, names: list[str], layers: list[Layer]) -> Bi
         match = _match(graph, binding, name)
         reason = refusal(match)
         place = places[binding.var if reason else match.result]
+        if reason and kind == "relax.matmul" and matmul.sources(graph, binding.value) is not None:
+            reason = _BOTH_DATA if match.weight is None else _MANY_WEIGHTS
+            found[place] = Layer(name, reason, _macs(binding.value), integer=True)
+            continue
         found[place] = Layer(name, reason or "", _macs(binding.value) if reason else 0)
         if reason is None:
             replacement[match.result] = rewritten(match)
@@ -286,13 +295,11 @@ def _is_per_channel(shape: Sequence[int], result: Sequence[int], axis: int) -> b
 def _weight_by_output(match: Match) -> QuantTensor:
     """The weight with its output channels first: OHWI for a convolution, (O, C) for a dense layer."""
     assert match.weight is not None
+    parts = match.weight.values, match.weight.scale, match.weight.zero_point
     if op_name(match.anchor) == "relax.matmul":
-        axes = [1, 0]
-    else:
-        layout = str(match.anchor.attrs.kernel_layout)
-        axes = [layout.index(axis) for axis in "OHWI"]
-    weight = match.weight
-    return QuantTensor(weight.values.transpose(axes), weight.scale.transpose(axes), weight.zero_point.transpose(axes))
+        return QuantTensor(*(part.reshape(part.shape[-2:]).T for part in parts))
+    layout = str(match.anchor.attrs.kernel_layout)
+    return QuantTensor(*(part.transpose([layout.index(axis) for axis in "OHWI"]) for part in parts))
 
 
 def _per_channel(part: np.ndarray) -> np.ndarray:

@@ -16,10 +16,11 @@ import tvm
 from tvm import relax
 
 from selector import lowering, policy
-from selector.graph import fused_ops, op
+from selector.graph import op
 from selector.graph.fuse import Layer
 from selector.graph.ir import Expr, op_name, static_shape
-from selector.graph.kernels import shaped
+from selector.graph.ops import BY_NAME
+from selector.graph.ops.parts import shaped
 from selector.policy import Decision, Policy
 from selector.target import TargetProfile, profile
 from selector.tensors import TensorSpec
@@ -52,7 +53,7 @@ class Session:
         for layer in layers:
             found: ConvWorkload | str = layer.reason or described[layer.name]
             if isinstance(found, str):
-                self._record(replace(_left(layer.name, found), macs=layer.macs))
+                self._record(replace(_left(layer.name, found, integer=layer.integer), macs=layer.macs))
             else:
                 self._record(replace(answers[id(found)], layer=layer.name, workload=found))
 
@@ -98,6 +99,14 @@ def active(session: Session) -> Iterator[None]:
         _active.reset(token)
 
 
+def _session() -> Session:
+    """The active one, else one of the default policy for the target in scope."""
+    session = _active.get()
+    if session is not None:
+        return session
+    return Session(policy.resolve(), profile(tvm.target.Target.current(allow_none=True) or "native"))
+
+
 def qnn_calls(mod: tvm.IRModule) -> Iterator[Expr]:
     """Every call of the two operators, in graph order."""
     for func in mod.functions.values():
@@ -110,9 +119,7 @@ def qnn_calls(mod: tvm.IRModule) -> Iterator[Expr]:
 
 def legalize(bb: Any, call: Expr) -> Expr:
     """``FLegalize`` of both operators: the chosen kernel, or TVM's float32 operators where no lowering will do."""
-    session = _active.get()
-    if session is None:
-        session = Session(policy.resolve(), profile(tvm.target.Target.current(allow_none=True) or "native"))
+    session = _session()
     try:
         workload, constants = op.describe(call, session.threads)
         kernel = session.lower(str(call.attrs["layer"]), workload, constants)
@@ -133,9 +140,9 @@ def legalize(bb: Any, call: Expr) -> Expr:
 
 
 def legalize_kernel(bb: Any, call: Expr) -> Expr:
-    """``FLegalize`` of the operators in ``fused_ops``."""
-    session = _active.get()
-    func = fused_ops.kernel_of(call, 1 if session is None else session.threads)
+    """``FLegalize`` of the operators in ``ops``."""
+    session = _session()
+    func = BY_NAME[op_name(call) or ""].kernel(call, session.target, session.threads)
     types = list(call.ty.fields) if isinstance(call.ty, relax.TupleType) else [call.ty]
     shapes = [tuple(int(dim) for dim in item.shape) for item in types]
     func = shaped(func, [*[static_shape(arg) for arg in call.args], *shapes])
@@ -147,8 +154,8 @@ def register() -> None:
     """Make Selector's operators known to TVM."""
     for name, infer_type in op.INFER_TYPE.items():
         op.register(name, infer_type, legalize)
-    for name, infer_type in fused_ops.INFER_TYPE.items():
-        op.register(name, infer_type, legalize_kernel)
+    for operator in BY_NAME.values():
+        op.register(operator.name, operator.infer_type, legalize_kernel)
 
 
 def _describe(call: Expr, threads: int) -> ConvWorkload | str:
@@ -159,6 +166,7 @@ def _describe(call: Expr, threads: int) -> ConvWorkload | str:
         return str(error)
 
 
-def _left(layer: str, reason: str, workload: ConvWorkload | None = None) -> Decision:
-    """The decision for a layer that stays as TVM has it."""
-    return Decision("tvm", source="unsupported", reason=reason, layer=layer, workload=workload)
+def _left(layer: str, reason: str, workload: ConvWorkload | None = None, *, integer: bool = False) -> Decision:
+    """The decision for a layer that no policy is asked about: it stays as TVM has it, or there is one lowering."""
+    lowering, source = ("int16", "only") if integer else ("tvm", "unsupported")
+    return Decision(lowering, source=source, reason=reason, layer=layer, workload=workload)  # type: ignore[arg-type]

@@ -260,7 +260,7 @@ def dequantized(call: Expr, emit: Callable[[Expr], Expr]) -> Expr:
     return relax.op.quantize(out, relax.const(np.float32(params.out_scale)), out_zero_point, out_dtype=params.out_dtype)
 
 
-def _infer_conv2d(call: Expr, _ctx: Any) -> Any:
+def _infer_conv2d(call: Expr) -> Any:
     """Type of the result, in the layout of the data."""
     shape = static_shape(call.args[0])
     out_dtype = str(call.attrs["out_dtype"])
@@ -278,7 +278,7 @@ def _infer_conv2d(call: Expr, _ctx: Any) -> Any:
     return relax.TensorType([out[axis] for axis in layout], out_dtype)
 
 
-def _infer_dense(call: Expr, _ctx: Any) -> Any:
+def _infer_dense(call: Expr) -> Any:
     """Type of the result: the data's with the last dimension replaced."""
     out_dtype = str(call.attrs["out_dtype"])
     weight = static_shape(call.args[1])
@@ -289,16 +289,16 @@ def _infer_dense(call: Expr, _ctx: Any) -> Any:
     return relax.TensorType([*list(data.shape.values)[:-1], weight[0]], out_dtype)
 
 
-def register(name: str, infer_type: Callable[[Expr, Any], Any], legalize: Callable[[Any, Expr], Expr]) -> None:
+def register(name: str, infer_type: Callable[[Expr], Any], legalize: Callable[[Any, Expr], Expr]) -> None:
     """Make a pure Relax operator known to TVM; what a name was registered with first, stays."""
     try:
         tvm.ir.Op.get(name)
     except Exception:  # tvm raises an internal error for an unknown name
         tvm.get_global_func("ir.RegisterOp")(name, "Operator on quantized data (Selector).")
         op = tvm.ir.Op.get(name)
-        op.set_attr("FInferType", infer_type)
+        op.set_attr("FInferType", lambda call, _builder: infer_type(call))
         op.set_attr("FPurity", True)
         op.set_attr("FLegalize", legalize)
 
 
-INFER_TYPE: dict[str, Callable[[Expr, Any], Any]] = {CONV2D: _infer_conv2d, DENSE: _infer_dense}
+INFER_TYPE: dict[str, Callable[[Expr], Any]] = {CONV2D: _infer_conv2d, DENSE: _infer_dense}

@@ -14,15 +14,15 @@ from tvm.relax.backend.cpu_generic import pipeline as cpu_generic
 
 from selector import policy as policies
 from selector.graph import fuse, legalize
-from selector.graph.canonical import canonicalize
 from selector.graph.checks import mark_internal
-from selector.graph.fused import fuse_kernels
-from selector.graph.hoist import quantize_early
-from selector.graph.integer import keep_integer
 from selector.graph.ir import dtype_of, static_shape
-from selector.graph.layout import to_channels_last
 from selector.graph.legalize import Session
-from selector.graph.padding import fold_padding
+from selector.graph.passes.canonical import canonicalize
+from selector.graph.passes.fused import fuse_kernels
+from selector.graph.passes.hoist import quantize_early
+from selector.graph.passes.integer import keep_integer
+from selector.graph.passes.layout import to_channels_last
+from selector.graph.passes.padding import fold_padding
 from selector.graph.schedule import schedule
 from selector.policy import Policy
 from selector.profiles import INSTRUCTION_SETS

@@ -20,7 +20,7 @@ class Decision:
     """Which lowering one layer gets, and why."""
 
     lowering: LoweringName | Literal["tvm"]  # tvm: left as TVM has it, the reason says why
-    source: str  # name of the policy, or of the fallback, that decided; "unsupported" with lowering "tvm"
+    source: str  # name of the policy, or of the fallback, that decided; "unsupported" with "tvm"; "only": no choice
     reason: str  # one sentence
     log2_ratio: float | None = None  # predicted or measured log2(t_int16 / t_int8); None: the policy predicts none
     layer: str = ""  # name of the layer in the network

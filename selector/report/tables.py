@@ -42,10 +42,9 @@ def lowering_counts(decisions: Sequence[Decision]) -> dict[str, int]:
 
 def float_share(decisions: Sequence[Decision]) -> float:
     """Share of the multiply-accumulates in layers that are left in float32, 0 to 1."""
-    left = sum(item.macs for item in decisions if item.lowering == "tvm" and item.workload is None)
-    left += sum(item.workload.macs() for item in decisions if item.lowering == "tvm" and item.workload is not None)
-    whole = left + sum(item.workload.macs() for item in decisions if item.lowering != "tvm" and item.workload)
-    return left / whole if whole else 0.0
+    macs = [(item.lowering, item.workload.macs() if item.workload else item.macs) for item in decisions]
+    whole = sum(count for _, count in macs)
+    return sum(count for lowering, count in macs if lowering == "tvm") / whole if whole else 0.0
 
 
 def deciders(decisions: Sequence[Decision]) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ import numpy as np
 from tvm import relax, topi
 
 import selector
-from selector.graph.canonical import canonicalize
+from selector.graph.passes.canonical import canonicalize
 from tests.graph.modules import operators
 from tests.models import qdq_conv_model
 

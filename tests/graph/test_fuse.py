@@ -6,8 +6,8 @@ from tvm import relax
 
 import selector
 from selector.graph import op
-from selector.graph.canonical import canonicalize
 from selector.graph.fuse import fuse
+from selector.graph.passes.canonical import canonicalize
 from tests.graph.modules import calls, dequantize, module, operators, quantize, weight
 from tests.models import qdq_conv_model, qdq_dense_model
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from tvm import relax
 
-from selector.graph import kernels
-from selector.graph.fused import fuse_kernels
-from selector.graph.integer import keep_integer
-from selector.graph.kernels import Params, requantize
+from selector.graph.ops import binary
+from selector.graph.ops.parts import requantize
+from selector.graph.passes.fused import fuse_kernels
+from selector.graph.passes.integer import keep_integer
+from selector.graph.quantization import Params
 from tests.graph.modules import dequantize, module, operators, quantize, run
 
 SHAPE = (1, 7, 6, 21)
@@ -206,7 +207,7 @@ def test_other_broadcasts_stay(other):
 
 
 def test_division_stays_where_no_factor_is_exact(monkeypatch):
-    monkeypatch.setattr(kernels, "_near", lambda _: iter(()))
+    monkeypatch.setattr(binary, "near", lambda _: iter(()))
     for name in ("add", "multiply"):
         _, first, second, _, _ = BINARIES[name]
         x, y = image(0, dtype=first.dtype), image(1, dtype=second.dtype)

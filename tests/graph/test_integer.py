@@ -5,7 +5,7 @@ import pytest
 import tvm
 from tvm import relax
 
-from selector.graph.integer import keep_integer
+from selector.graph.passes.integer import keep_integer
 from tests.graph.modules import dequantize, module, operators, quantize, run
 
 DATA = ((1, 8, 6, 6), "uint8")

@@ -6,7 +6,7 @@ import tvm
 from tvm import relax
 
 from selector.graph import op
-from selector.graph.layout import channels_last, to_channels_last
+from selector.graph.passes.layout import channels_last, to_channels_last
 from tests.graph.modules import dequantize, module, operators, quantize, run
 
 SHAPE = (1, 8, 6, 4)

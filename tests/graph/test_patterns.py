@@ -94,7 +94,7 @@ PATTERNS = {
     "pad with zeros, not quantized again": (padded(0.0, zero=None), []),
     "pad with another value": (padded(float(np.float32(20) * np.float32(SCALE))), ["nn.pad"]),
     "relu": (unary("Relu", SCALE, ZERO), ["maximum"]),
-    "relu6": (relu6, ["dequantize", "maximum", "minimum", "quantize"]),
+    "relu6": (relu6, ["maximum", "dequantize", "minimum", "quantize"]),
     "sigmoid": (unary("Sigmoid", 1 / 256, 0), ["qnn.lookup"]),
     "hard-sigmoid": (unary("HardSigmoid", 1 / 255, 0, alpha=1 / 6, beta=0.5), ["qnn.lookup"]),
     "hard-swish": (unary("HardSwish"), ["qnn.lookup"]),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tvm import relax
 
-from selector.graph.fused import fuse_kernels
+from selector.graph.passes.fused import fuse_kernels
 from tests.graph.modules import dequantize, module, operators, quantize, run
 
 SCALAR = {value: relax.const(np.float32(value)) for value in (0.5, 3, 6)}

@@ -15,7 +15,7 @@ import tvm_ffi
 from tvm import relax, topi
 
 from selector.graph.ir import Bindings, Emitter, Expr, Graph, constant, dtype_of, op_name, rewrite, static_shape
-from selector.graph.padding import recognized
+from selector.graph.passes.padding import recognized
 
 _BINARY: tuple[tuple[Callable[..., Any], Callable[..., Expr]], ...] = (
     (topi.maximum, relax.op.maximum),

@@ -1,9 +1,10 @@
-"""Elementwise functions of one 8-bit tensor, as tables of 256 entries.
+"""Which tensors of a block are elementwise functions of one 8-bit tensor.
 
-    quantize(f(dequantize(q)))  ->  table[q]
+    quantize(f(dequantize(q)))
 
 ``f`` is anything made of the operators below that reads no other tensor, such as a sigmoid or hard-swish; it may
-quantize and dequantize on the way.  Every tensor's table is made of those of its operands, however long the chain is.
+quantize and dequantize on the way.  Every tensor's 256 values are made of those of its operands, however long the
+chain is.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ import numpy as np
 import tvm
 
 from selector.graph.constants import prim_value
-from selector.graph.integer import params_of
-from selector.graph.ir import Expr, constant, dtype_of, op_name, static_shape
-from selector.graph.kernels import Params
+from selector.graph.ir import Bindings, Expr, constant, dtype_of, op_name, static_shape
+from selector.graph.quantization import DEQUANTIZE, QUANTIZE, params_of
 
 _Array = np.ndarray
 _HALF = np.float32(0.5)
@@ -71,17 +71,18 @@ class Function:
 
 
 class Functions:
-    """Which tensors of a block are such functions, found binding by binding from the front to the back."""
+    """Those of one block, found binding by binding from the front to the back."""
 
-    def __init__(self) -> None:
+    def __init__(self, bindings: Bindings) -> None:
         self._known: dict[Expr, Function] = {}
+        for binding in bindings:
+            self._see(binding.var, binding.value)
 
-    def see(self, var: Expr, call: Expr) -> None:
-        """Take note of one binding."""
+    def _see(self, var: Expr, call: Expr) -> None:
         name = op_name(call) or ""
-        if name == "relax.dequantize":
+        if name == DEQUANTIZE:
             found = self._dequantized(call)
-        elif name == "relax.quantize":
+        elif name == QUANTIZE:
             found = self._quantized(call)
         elif name in _FUNCTIONS and dtype_of(call) == "float32":
             found = self._applied(name, call)
@@ -91,31 +92,30 @@ class Functions:
             self._known[var] = found
 
     def lookup(self, var: Expr) -> tuple[Expr, np.ndarray] | None:
-        """The 8-bit tensor that ``var``, a quantize, is a function of, and that function's 256 values.
+        """The 8-bit tensor that ``var``, of 8 bits too, is a function of, and that function's 256 values.
 
         Entry ``i`` belongs to the byte ``i``, so for int8 the negative numbers come last.  None where there is no such
         function or where computing it is cheaper.
         """
         found = self._known.get(var)
-        if found is None or not (found.dear or found.cheap >= _MANY):
+        if found is None or found.values.dtype == np.float32 or not (found.dear or found.cheap >= _MANY):
             return None
         return found.data, found.values
 
     def _dequantized(self, call: Expr) -> Function | None:
-        data, dtype = call.args[0], dtype_of(call.args[0])
-        params = params_of(call, dtype)
-        if params is None or dtype_of(call) != "float32":
+        data, params = call.args[0], params_of(call)
+        if params is None:
             return None
-        before = self._known.get(data) or Function(data, np.arange(256).astype("uint8").view(str(dtype)))
-        levels = before.values.astype("float32") - np.float32(params.zero_point)
-        return replace(before, values=levels * np.float32(params.scale))
+        before = self._known.get(data)
+        values = params.all_values()
+        return Function(data, values) if before is None else replace(before, values=values[before.values.view("uint8")])
 
     def _quantized(self, call: Expr) -> Function | None:
-        params, before = params_of(call, dtype_of(call)), self._known.get(call.args[0])
+        params, before = params_of(call), self._known.get(call.args[0])
         if params is None or before is None:
             return None
         with np.errstate(all="ignore"):  # what is not a number for some of the 256 is so in the network, too
-            levels = _levels(before.values, params)
+            levels = params.levels(before.values)
         return None if np.isnan(levels).any() else replace(before, values=levels.astype(params.dtype))
 
     def _applied(self, name: str, call: Expr) -> Function | None:
@@ -140,12 +140,6 @@ class Functions:
     def _scalar(self, expr: Expr) -> _Array | None:
         value = constant(expr)
         return value.reshape(()) if value is not None and value.size == 1 else None
-
-
-def _levels(values: _Array, params: Params) -> _Array:
-    """Quantized values, still as float32, since some may be NaN."""
-    info = np.iinfo(params.dtype)
-    return np.clip(np.rint(values / np.float32(params.scale)) + np.float32(params.zero_point), info.min, info.max)
 
 
 def _computed(name: str, call: Expr, args: Sequence[_Array]) -> _Array:

@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import tvm
-from tvm import relax
 
 from selector.graph.constants import activation
-from selector.graph.integer import MOVING, operands, params_of
 from selector.graph.ir import Bindings, Emitter, Expr, Graph, Var, dtype_of, op_name, rewrite
+from selector.graph.passes.integer import MOVING
+from selector.graph.quantization import quantize_params
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def quantize_early(mod: tvm.IRModule) -> tvm.IRModule:
 
 def _chain(graph: Graph, call: Expr) -> _Chain | None:
     """What a per-tensor 8-bit quantize reads; None for anything else."""
-    if op_name(call) != "relax.quantize" or params_of(call, dtype_of(call)) is None:
+    if quantize_params(call) is None:
         return None
     moves: list[Expr] = []
     activations: list[Expr] = []
@@ -85,8 +85,7 @@ def _moved(out: Emitter, chain: _Chain, quantize: Expr) -> Expr:
 
 def _on(call: Expr, data: Expr) -> Expr:
     """The same call on other data; a per-tensor quantize has no axis to mind."""
-    if op_name(call) == "relax.quantize":
-        params = params_of(call, dtype_of(call))
-        assert params is not None
-        return relax.op.quantize(data, *operands(params), out_dtype=params.dtype)
+    params = quantize_params(call)
+    if params is not None:
+        return params.quantize(data)
     return tvm.ir.Call(call.op, [data, *call.args[1:]], call.attrs)

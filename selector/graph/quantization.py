@@ -1,0 +1,72 @@
+"""Quantized tensors: what an 8-bit tensor means, and how a graph says so.
+
+A tensor of bytes ``q`` with a scale and a zero point stands for ``(q - zero_point) * scale``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from tvm import relax
+
+from selector.graph.ir import Expr, Graph, dtype_of, op_name, scalar
+
+BYTES = ("uint8", "int8")  # what counts as 8-bit
+QUANTIZE = "relax.quantize"
+DEQUANTIZE = "relax.dequantize"
+
+
+@dataclass(frozen=True)
+class Params:
+    """Parameters of a per-tensor quantization."""
+
+    scale: float  # a float32
+    zero_point: int
+    dtype: str  # "uint8" or "int8"
+
+    def operands(self) -> tuple[Expr, Expr]:
+        """Scale and zero point as ``relax.quantize`` and ``relax.dequantize`` take them."""
+        return relax.const(np.float32(self.scale)), relax.const(np.asarray(self.zero_point, self.dtype))
+
+    def quantize(self, data: Expr) -> Expr:
+        """The float32 tensor ``data``, quantized."""
+        return relax.op.quantize(data, *self.operands(), out_dtype=self.dtype)
+
+    def dequantize(self, data: Expr) -> Expr:
+        """The 8-bit tensor ``data`` as float32."""
+        return relax.op.dequantize(data, *self.operands())
+
+    def levels(self, values: np.ndarray) -> np.ndarray:
+        """``values`` float32, quantized; still as float32, since some may be NaN."""
+        info = np.iinfo(self.dtype)
+        return np.clip(np.rint(values / np.float32(self.scale)) + np.float32(self.zero_point), info.min, info.max)
+
+    def all_values(self) -> np.ndarray:
+        """What every byte 0 to 255 means, (256,) float32; for int8 the negative numbers come last."""
+        levels = np.arange(256).astype("uint8").view(self.dtype).astype("float32")
+        return (levels - np.float32(self.zero_point)) * np.float32(self.scale)
+
+
+def params_of(call: Expr) -> Params | None:
+    """Parameters of a quantize or dequantize; None for any other call, and unless 8-bit, per tensor and constant."""
+    name = op_name(call)
+    if name not in (QUANTIZE, DEQUANTIZE):
+        return None
+    whole, real = (call.args[0], call) if name == DEQUANTIZE else (call, call.args[0])
+    scale, zero_point, dtype = scalar(call.args[1]), scalar(call.args[2]), dtype_of(whole)
+    if scale is None or zero_point is None or scale <= 0 or dtype not in BYTES or dtype_of(real) != "float32":
+        return None
+    return Params(float(scale), int(zero_point), str(dtype))
+
+
+def dequantized(graph: Graph, expr: Expr) -> tuple[Expr, Params] | None:
+    """The 8-bit tensor that ``expr`` is the dequantized form of, with its parameters."""
+    call = graph.value(expr)
+    params = params_of(call) if op_name(call) == DEQUANTIZE else None
+    return None if params is None else (call.args[0], params)
+
+
+def quantize_params(call: Expr) -> Params | None:
+    """Parameters of a quantize; None for anything else."""
+    return params_of(call) if op_name(call) == QUANTIZE else None

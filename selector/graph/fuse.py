@@ -184,6 +184,8 @@ def _fuse_block(bindings: Bindings, names: list[str], layers: list[Layer]) -> Bi
     found: dict[int, Layer] = {}  # by the place where it is computed: epilogues of neighbours may interleave
     for binding in bindings:
         kind = op_name(binding.value)
+        if kind in (op.CONV2D, op.DENSE):  # as the frontend wrote it
+            found[places[binding.var]] = Layer(str(binding.value.attrs["layer"]))
         if kind not in ANCHORS:
             continue
         name = names.pop(0)

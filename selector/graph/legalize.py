@@ -130,7 +130,7 @@ def legalize(bb: Any, call: Expr) -> Expr:
     if layout != _NHWC:
         data = bb.emit(relax.op.permute_dims(data, [layout.index(axis) for axis in _NHWC]))
         out_shape = (workload.batch, workload.out_height, workload.out_width, workload.out_channels)
-    func = shaped(kernel.func, [static_shape(data), *[None] * len(kernel.constants), out_shape])
+    func = shaped(kernel.func, [static_shape(data), *[None] * len(kernel.constants)], [out_shape or ()])
     gvar = bb.add_func(func, kernel.name)
     constant_args = [relax.const(value) for value in kernel.constants]
     out = relax.op.call_tir(gvar, [data, *constant_args], relax.TensorType(out_shape, workload.out_dtype))
@@ -145,7 +145,7 @@ def legalize_kernel(bb: Any, call: Expr) -> Expr:
     func = BY_NAME[op_name(call) or ""].kernel(call, session.target, session.threads)
     types = list(call.ty.fields) if isinstance(call.ty, relax.TupleType) else [call.ty]
     shapes = [tuple(int(dim) for dim in item.shape) for item in types]
-    func = shaped(func, [*[static_shape(arg) for arg in call.args], *shapes])
+    func = shaped(func, [static_shape(arg) for arg in call.args], shapes)
     gvar = bb.add_func(func, (op_name(call) or "").removeprefix("relax.").replace(".", "_"))
     return relax.op.call_tir(gvar, list(call.args), types if len(types) > 1 else types[0])
 

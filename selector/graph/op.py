@@ -37,7 +37,8 @@ class QuantParams:
     weight_zero_point: np.ndarray  # (O,) int32
     out_scale: float = 1.0
     out_zero_point: int = 0
-    out_dtype: str = "float32"  # "uint8", "int8", or "float32": dequantized, out_scale and out_zero_point unused
+    out_dtype: str = "float32"  # "uint8", "int8", "float32", or "int32": the accumulator; scale and zero point are for
+    # the first two alone
     clip_min: float = -math.inf  # real units
     clip_max: float = math.inf
 
@@ -185,8 +186,10 @@ def _real_bias(params: QuantParams) -> np.ndarray:
     return (params.bias * (params.data_scale * params.weight_scale.astype("float64"))).astype("float32")
 
 
-def _requantize(params: QuantParams) -> Requantize:
-    """Epilogue of a call; multipliers are computed in float64 and rounded once."""
+def _requantize(params: QuantParams) -> Requantize | None:
+    """Epilogue of a call, None for the accumulator itself; multipliers are computed in float64 and rounded once."""
+    if params.out_dtype == "int32":
+        return None
     float_output = params.out_dtype == "float32"
     scale = 1.0 if float_output else float(params.out_scale)
     multiplier = params.data_scale * params.weight_scale.astype("float64") / scale
@@ -209,7 +212,7 @@ def _requantize(params: QuantParams) -> Requantize:
 
 
 def dequantized(call: Expr, emit: Callable[[Expr], Expr]) -> Expr:
-    """The float32 operators a call of either operator stands for; ``emit`` binds an intermediate result.
+    """The operators a call of either operator stands for, of float32 or int32; ``emit`` binds an intermediate result.
 
     This is what a convolution becomes that no lowering takes.
     """
@@ -219,15 +222,17 @@ def dequantized(call: Expr, emit: Callable[[Expr], Expr]) -> Expr:
     def zero_point(value: Any, dtype: str) -> Expr:
         return relax.const(np.asarray(value, dtype))
 
-    data = emit(
-        relax.op.dequantize(
-            call.args[0], relax.const(np.float32(params.data_scale)), zero_point(params.data_zero_point, data_dtype)
-        )
-    )
-    weight_zero_points = zero_point(params.weight_zero_point, str(params.weight.dtype))
-    weight = emit(
-        relax.op.dequantize(relax.const(params.weight), relax.const(params.weight_scale), weight_zero_points, axis=0)
-    )
+    if params.out_dtype == "int32":
+        wide = emit(relax.op.astype(call.args[0], "int32"))
+        data = emit(relax.op.subtract(wide, relax.const(np.int32(params.data_zero_point))))
+        zeros = params.weight_zero_point.reshape(-1, *[1] * (params.weight.ndim - 1))
+        weight = relax.const(params.weight.astype("int32") - zeros)
+    else:
+        data_zero_point = zero_point(params.data_zero_point, data_dtype)
+        data = emit(relax.op.dequantize(call.args[0], relax.const(np.float32(params.data_scale)), data_zero_point))
+        zeros = zero_point(params.weight_zero_point, str(params.weight.dtype))
+        scales = relax.const(params.weight_scale)
+        weight = emit(relax.op.dequantize(relax.const(params.weight), scales, zeros, axis=0))
     channels = params.weight.shape[0]
     if op_name(call) == DENSE:
         out = emit(relax.op.matmul(data, emit(relax.op.permute_dims(weight))))
@@ -254,7 +259,7 @@ def dequantized(call: Expr, emit: Callable[[Expr], Expr]) -> Expr:
         out = emit(relax.op.maximum(out, relax.const(np.float32(params.clip_min))))
     if params.clip_max < math.inf:
         out = emit(relax.op.minimum(out, relax.const(np.float32(params.clip_max))))
-    if params.out_dtype == "float32":
+    if params.out_dtype in ("float32", "int32"):
         return out
     out_zero_point = zero_point(params.out_zero_point, params.out_dtype)
     return relax.op.quantize(out, relax.const(np.float32(params.out_scale)), out_zero_point, out_dtype=params.out_dtype)

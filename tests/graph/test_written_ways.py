@@ -174,6 +174,20 @@ WAYS: dict[str, Way] = {
     "Conv1d": one_dimensional,
     "Conv3d of depth one": three_dimensional_of_depth_one,
     "Gemm with factors": gemm,
+    "MatMul with a weight of three dimensions": lambda m, x: (
+        m.node("MatMul", x.name, scaled(m, weight(m, 1, SIDE, 9)))[0],
+        (1, CHANNELS, SIDE, 9),
+    ),
+    "MatMul with a weight for each channel": lambda m, x: (
+        m.node("MatMul", x.name, scaled(m, weight(m, CHANNELS, SIDE, 9)))[0],
+        (1, CHANNELS, SIDE, 9),
+    ),
+    "MatMul of two tensors": lambda m, x: (
+        m.node("MatMul", x.name, m.node("Transpose", x.name, perm=[0, 1, 3, 2])[0])[0],
+        (1, CHANNELS, SIDE, SIDE),
+    ),
+    "Max with a constant": through("Max", np.float32(0.25)),
+    "Clip to levels": through("Clip", np.float32(-1), np.float32(2)),
     "Gemm, A transposed": gemm_of_a_transposed_operand,
     "ConvTranspose 2x2": up(2, 2, 0),
     "ConvTranspose 4x4": up(4, 2, 1),
@@ -216,6 +230,23 @@ def test_is_found_and_right(way: str) -> None:
     assert decisions
     for decision in decisions:
         assert decision.lowering != "tvm", decision.reason
+
+
+def test_half_precision_around_bytes_is_computed_in_float32() -> None:
+    model = network(WAYS["Relu"])
+    model.opset_import[0].version, model.ir_version = 19, 9  # the first that has scales of 16 bits
+    for tensor in model.graph.initializer:
+        value = numpy_helper.to_array(tensor)
+        if value.dtype == np.float32:
+            tensor.CopyFrom(numpy_helper.from_array(value.astype("float16"), tensor.name))
+    for info in (*model.graph.input, *model.graph.output):
+        info.type.tensor_type.elem_type = TensorProto.FLOAT16
+    x = feed(model).astype("float16")
+    compiled = selector.compile(model, policy="int8", threads=1)
+    (found,), (wanted,) = compiled.run(x), expected(model, x)
+    assert [decision.lowering for decision in compiled.decisions] == ["int8"]
+    assert (found.dtype, found.shape) == (wanted.dtype, wanted.shape)
+    assert np.abs(found.astype("float32") - wanted).max() <= 1.001 * 0.25
 
 
 def test_small_integers_are_bytes() -> None:

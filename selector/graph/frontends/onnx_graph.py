@@ -152,7 +152,7 @@ class OnnxGraph:
         used = {name for node in self.nodes for name in (*node.input, *_outer_names(node))} | set(self.outputs)
         made.graph.node.extend(self.nodes)
         made.graph.initializer.extend(
-            numpy_helper.from_array(np.ascontiguousarray(value), name)
+            numpy_helper.from_array(np.asarray(value, order="C"), name)
             for name, value in self.constants.items()
             if name in used
         )

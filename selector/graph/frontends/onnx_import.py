@@ -6,7 +6,7 @@ import contextlib
 import gc
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
 from selector import quiet
 from selector.graph.frontends import OWN_LINES, last_line
+from selector.graph.frontends.onnx_dynamic import conv_integer, matmul_integer
 from selector.graph.frontends.onnx_graph import OnnxGraph, node_name
 from selector.graph.frontends.onnx_prepare import prepare
 from selector.graph.frontends.shapes import Shapes, fix_shapes
 from selector.graph.ir import constant, dtype_of, static_shape
+from selector.graph.ops.dynamic import dynamic_quantize
 from selector.runtime import ModelError
 
 _ANCHORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -95,7 +97,7 @@ def _converted(model: onnx.ModelProto, where: str) -> tuple[OnnxGraph, tvm.IRMod
             importer = _Importer(graph, where)
             return graph, importer.from_onnx(graph.to_model().graph, graph.opset), ""
         except ModelError as error:
-            problem = str(error)
+            problem = str(error) if importer is None else f"{where}: {importer.at}: {error}"
         except Exception as error:  # whatever converters raise
             at = "" if importer is None else f", {importer.at}"
             problem = f"tvm's ONNX importer fails on {where}{at}: {last_line(error)}"
@@ -111,26 +113,50 @@ class _Importer(ONNXGraphImporter):
         super().__init__({}, "float32")
         self.graph, self.where = graph, where
         self.at = "its inputs"  # what is converted
+        self.node = ""  # its name
+
+    def _check_for_unsupported_ops(self, graph: onnx.GraphProto) -> None:
+        super()._check_for_unsupported_ops(onnx.GraphProto(node=[n for n in graph.node if n.op_type not in _OWN]))
 
     def _construct_nodes(self, graph: onnx.GraphProto) -> None:
         for node in graph.node:
-            self.at = f"{node.op_type} '{node_name(node)}'"
+            self.node = node_name(node)
+            self.at = f"{node.op_type} '{self.node}'"
             super()._construct_nodes(onnx.GraphProto(node=[node]))
             for name in node.output:
                 if name:
                     self._check(name)
 
     def _convert_operator(self, op_name: str, inputs: Any, attrs: dict[str, Any], opset: int) -> Any:
-        """TVM's converter, but for Gather with constant indices: TVM's computes at run time which are negative."""
-        indices = constant(inputs[1]) if op_name == "Gather" else None
-        shape = None if indices is None else static_shape(inputs[0])
-        if indices is None or shape is None or not shape:
-            return super()._convert_operator(op_name, inputs, attrs, opset)
+        """TVM's converter, unless there is one here that gives the passes less to undo."""
+        own = _OWN.get(op_name)
+        found = None if own is None else own(self, op_name, list(inputs), attrs)
+        return super()._convert_operator(op_name, inputs, attrs, opset) if found is None else self.bb.normalize(found)
+
+    def _dynamic(self, op_name: str, inputs: list[Any], attrs: dict[str, Any]) -> Any:
+        if op_name == "DynamicQuantizeLinear":
+            return dynamic_quantize(inputs[0])
+        if op_name == "ConvInteger":
+            return conv_integer(self.bb.emit, inputs, attrs, self.node)
+        return matmul_integer(self.bb.emit, inputs, self.node)
+
+    def _extreme(self, op_name: str, inputs: list[Any], _attrs: dict[str, Any]) -> Any:
+        """Two at a time; TVM stacks them all first."""
+        found, *others = inputs
+        for other in others:
+            found = self.bb.normalize((relax.op.maximum if op_name == "Max" else relax.op.minimum)(found, other))
+        return found
+
+    def _gather(self, _op_name: str, inputs: list[Any], attrs: dict[str, Any]) -> Any:
+        """With constant indices, those from the end counted here; TVM computes at run time which they are."""
+        indices, shape = constant(inputs[1]), static_shape(inputs[0])
+        if indices is None or not shape:
+            return None
         axis = int(attrs.get("axis", 0)) % len(shape)
         if indices.size and not -shape[axis] <= indices.min() <= indices.max() < shape[axis]:
             raise ValueError(f"its indices reach outside of the {shape[axis]} elements along axis {axis}")
         taken = relax.const(np.where(indices < 0, indices + shape[axis], indices).astype("int64"))
-        return self.bb.normalize(relax.op.take(inputs[0], taken, axis, mode="clip"))
+        return relax.op.take(inputs[0], taken, axis, mode="clip")
 
     def _check(self, name: str) -> None:
         """Raises ModelError where a tensor has another shape or type than ONNX says."""
@@ -141,11 +167,17 @@ class _Importer(ONNXGraphImporter):
             return
         found, dtype = static_shape(expr), dtype_of(expr)
         if wanted is not None and found != wanted:
-            raise ModelError(
-                f"tvm's ONNX importer fails on {self.where}, {self.at}: '{name}' has the shape {found}, not {wanted}"
-            )
+            raise ModelError(f"TVM's importer gives '{name}' the shape {found}, not {wanted}")
         if kind and dtype is not None and dtype != str(helper.tensor_dtype_to_np_dtype(kind)):
             wanted_type = helper.tensor_dtype_to_np_dtype(kind)
-            raise ModelError(
-                f"tvm's ONNX importer fails on {self.where}, {self.at}: '{name}' is {dtype}, not {wanted_type}"
-            )
+            raise ModelError(f"TVM's importer makes '{name}' {dtype}, not {wanted_type}")
+
+
+_OWN: dict[str, Callable[[_Importer, str, list[Any], dict[str, Any]], Any]] = {
+    "Gather": _Importer._gather,
+    "Max": _Importer._extreme,
+    "Min": _Importer._extreme,
+    "DynamicQuantizeLinear": _Importer._dynamic,
+    "ConvInteger": _Importer._dynamic,
+    "MatMulInteger": _Importer._dynamic,
+}

@@ -14,6 +14,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from selector.graph.frontends.onnx_graph import OnnxGraph, attribute, make, node_name, operand, set_attributes
+from selector.graph.frontends.onnx_half import widen_half
 from selector.graph.frontends.onnx_qoperator import rewrite_qoperators
 from selector.graph.frontends.onnx_rewrites import convolve_by_phases, pad_by_gathering, resize_by_gathering
 from selector.runtime import ModelError
@@ -21,7 +22,7 @@ from selector.runtime import ModelError
 _LARGEST = 1 << 24  # elements of a constant that is computed here; larger ones are left to the network
 _SCALED = ("QuantizeLinear", "DequantizeLinear")
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div", "Min", "Max", "Pow", "PRelu", "BatchNormalization"}
-_PADDED = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool")
+_PADDED = ("Conv", "ConvInteger", "ConvTranspose", "MaxPool", "AveragePool", "LpPool")
 _OPTIONAL_OUTPUTS = ("Dropout", "BatchNormalization", "MaxPool", "LayerNormalization")
 _SIZES = ("kernel_shape", "strides", "dilations")  # attributes with a number for each spatial axis
 _DEQUANTIZE_SINCE = 19  # the first version of ONNX's implementation; 8-bit numbers mean the same in older ones
@@ -44,6 +45,8 @@ def prepare(model: onnx.ModelProto, where: str) -> OnnxGraph:
         graph.sort(where)
     _widen_small_integers(graph)
     _check_quantization(graph, where)
+    if widen_half(graph):
+        _infer(graph, where)
     graph.sort(where)
     written = [node.SerializeToString() for node in graph.nodes]
     for step in _STEPS:

@@ -17,7 +17,7 @@ from selector.graph.frontends.onnx_graph import OnnxGraph, attribute, make, node
 from selector.runtime import ModelError
 
 # Operators with these beginnings compute on integers in a form that is not known here.
-_OTHERS = ("QLinear", "ConvInteger", "MatMulInteger", "QGemm", "QAttention", "QEmbed", "DynamicQuantize", "QMoE")
+_OTHERS = ("QLinear", "QGemm", "QAttention", "QEmbed", "DynamicQuantizeLSTM", "QMoE")
 _TO_QDQ = "onnxruntime.quantization.quantize_static(..., quant_format=QuantFormat.QDQ)"
 _OWN = ("channels_last", "opset")  # attributes that only the QOperator has
 _ONE_OPERAND = {
@@ -134,6 +134,32 @@ def _concat(node: _Node) -> None:
     node.finish("Concat", [node.dequantize(first) for first in range(2, len(node.node.input), 3)], 0)
 
 
+def _integers_to_float(node: _Node) -> None:
+    data, weight, data_scale, weight_scale, data_zero, weight_zero, bias = (operand(node.node, i) for i in range(7))
+    _scaled_product(node, [data, weight, data_zero, weight_zero], data_scale, weight_scale, bias)
+
+
+def _dynamic_product(node: _Node) -> None:
+    data, weight, weight_scale, weight_zero, bias = (operand(node.node, i) for i in range(5))
+    names = [node.graph.fresh(node.node.output[0]) for _ in range(3)]
+    node.made.append(onnx.helper.make_node("DynamicQuantizeLinear", [data], names))
+    quantized, scale, zero = names
+    _scaled_product(node, [quantized, weight, zero, weight_zero], scale, weight_scale, bias)
+
+
+def _scaled_product(node: _Node, integers: list[str], data_scale: str, weight_scale: str, bias: str) -> None:
+    """MatMulInteger in real units, with a bias."""
+    while not integers[-1]:
+        integers.pop()
+    sums = node.emit("MatMulInteger", integers)
+    scale = node.emit("Mul", [data_scale, weight_scale])
+    real = [node.emit("Cast", [sums], to=onnx.TensorProto.FLOAT), scale]
+    product = node.emit("Mul", real, "" if bias else node.node.output[0])
+    if bias:
+        node.emit("Add", [product, bias], node.node.output[0])
+    node.graph.replace(node.node, node.made)
+
+
 def _where(node: _Node) -> None:
     node.finish("Where", [operand(node.node, 0), node.dequantize(1), node.dequantize(4)], 7)
 
@@ -144,6 +170,8 @@ _REWRITES: dict[str, Callable[[_Node], None]] = {
     "QGemm": _gemm,
     "QLinearConcat": _concat,
     "QLinearWhere": _where,
+    "MatMulIntegerToFloat": _integers_to_float,
+    "DynamicQuantizeMatMul": _dynamic_product,
     **dict.fromkeys(_ONE_OPERAND, _one_operand),
     **dict.fromkeys(_TWO_OPERANDS, _two_operands),
 }

@@ -6,7 +6,7 @@ Layers, which a policy decides about, are in ``selector.graph.op``.
 
 from __future__ import annotations
 
-from selector.graph.ops import binary, concat, lookup, matmul, pool2d
+from selector.graph.ops import binary, concat, dynamic, lookup, matmul, pool2d
 from selector.graph.ops.base import Operator
 
 # where two patterns end with the same operator, the first one goes first
@@ -16,5 +16,6 @@ OPERATORS: tuple[Operator, ...] = (
     binary.OPERATOR,
     concat.OPERATOR,
     matmul.OPERATOR,
+    dynamic.OPERATOR,
 )
 BY_NAME = {operator.name: operator for operator in OPERATORS}

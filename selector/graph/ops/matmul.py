@@ -55,8 +55,13 @@ def sources(graph: Graph, matmul: Expr) -> tuple[tuple[Expr, Params], tuple[Expr
     a_shape, b_shape = (static_shape(arg) or () for arg in matmul.args)
     if a is None or b is None or min(len(a_shape), len(b_shape)) < 2 or dtype_of(matmul) != "float32":
         return None
-    batches = {shape[:-2] for shape in (a_shape, b_shape) if math.prod(shape[:-2]) > 1}
+    batches = {_without_leading_ones(shape[:-2]) for shape in (a_shape, b_shape)} - {()}
     return (a, b) if len(batches) <= 1 and a_shape[-1] <= _LONGEST else None
+
+
+def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    ones = next((index for index, size in enumerate(shape) if size != 1), len(shape))
+    return shape[ones:]
 
 
 def _found(block: Block, var: Var, call: Expr) -> Found | None:
@@ -77,7 +82,7 @@ def _found(block: Block, var: Var, call: Expr) -> Found | None:
         if longer is None or static_shape(user.var) != static_shape(call):
             break
         product, var = longer, user.var
-    shape = [*max(a_shape[:-2], b_shape[:-2], key=math.prod), product.rows, product.columns]
+    shape = [*np.broadcast_shapes(a_shape[:-2], b_shape[:-2]), product.rows, product.columns]
     attrs = {name: getattr(product, name) for name in ("batches", "rows", "length", "columns", "factor")}
     bounds = [bound if math.isfinite(bound) else None for bound in product.bounds]  # JSON has no infinity
     value = base.call(_NAME, [a, b], **attrs, shape=shape, bounds=bounds, data=product.params, out=_listed(product.out))

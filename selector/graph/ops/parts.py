@@ -18,20 +18,20 @@ LANES = 32  # 8-bit lanes of one vector; LLVM splits what is wider than the targ
 _OPAQUE = 8  # TVM's OpPatternKind of a function that is not fused with others
 
 
-def shaped(func: tirx.PrimFunc, shapes: Sequence[Shape | None]) -> tirx.PrimFunc:
-    """``func`` with the flat buffers of its arguments seen as tensors of ``shapes`` (None: as it is).
+def shaped(func: tirx.PrimFunc, inputs: Sequence[Shape | None], outputs: Sequence[Shape]) -> tirx.PrimFunc:
+    """``func`` with the flat buffers of its arguments seen as tensors of these shapes (None: as it is).
 
     Kernels compute on flat buffers; Relax calls a function with tensors of the rank that it declares.
     """
     params, views = [], []
-    for buffer, shape in zip(func.params, shapes, strict=True):
+    for buffer, shape in zip(func.params, (*inputs, *outputs), strict=True):
         if shape is None or len(shape) == 1:
             params.append(buffer)
             continue
         params.append(tirx.decl_buffer(shape, buffer.dtype, buffer.name))
         views.append(tirx.DeclBuffer(buffer, data=params[-1].data))
     body = tirx.SeqStmt([*views, func.body]) if views else func.body
-    if len(params) == 2:
+    if len(inputs) == 1:
         # RewriteDataflowReshape looks into functions of one input and takes it for granted that there is a root block
         body = s_tir.SBlockRealize([], True, s_tir.SBlock([], [], [], "root", body))
     out = tirx.PrimFunc(params, body, func.ret_type, func.attrs).without_attr("global_symbol")

@@ -10,6 +10,7 @@ A dequantized tensor is remembered, and computed only if something needs its flo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from selector.graph.constants import prim_value
 from selector.graph.ir import Expr, Var, constant, op_name
 from selector.graph.passes.forward import TUPLE_ITEM, Forward, Rule, forward
 from selector.graph.quantization import DEQUANTIZE, QUANTIZE, Params, params_of
@@ -89,8 +91,9 @@ def _larger_or_smaller(walk: Walk, var: Var, call: Expr) -> bool:
     known = [form for form in forms if form is not None]
     if not known or any(form.params != known[0].params for form in known):
         return False
+    bound = math.inf if op_name(call) == "relax.minimum" else -math.inf  # beyond the levels it binds nothing
     operands = [
-        _as_levels(arg, known[0].params) if form is None else form.value
+        _as_levels(arg, known[0].params, bound) if form is None else form.value
         for arg, form in zip(call.args, forms, strict=True)
     ]
     if any(operand is None for operand in operands):
@@ -98,15 +101,33 @@ def _larger_or_smaller(walk: Walk, var: Var, call: Expr) -> bool:
     return _known(walk, var, replace(known[0], value=walk.out.emit(tvm.ir.Call(call.op, operands, call.attrs))))
 
 
-def _as_levels(expr: Expr, params: Params) -> Expr | None:
-    """A float32 constant as 8-bit levels; None where it lies between them or outside of their range."""
+def _clip(walk: Walk, var: Var, call: Expr) -> bool:
+    source = walk.form(call.args[0])
+    if source is None:
+        return False
+    bounds = (relax.const(np.float32(prim_value(arg))) for arg in call.args[1:3])
+    low, high = (
+        _as_levels(bound, source.params, side) for bound, side in zip(bounds, (-math.inf, math.inf), strict=True)
+    )
+    if low is None or high is None:
+        return False
+    floored = walk.out.emit(relax.op.maximum(source.value, low))
+    return _known(walk, var, replace(source, value=walk.out.emit(relax.op.minimum(floored, high))))
+
+
+def _as_levels(expr: Expr, params: Params, towards: float = 0) -> Expr | None:
+    """A float32 constant as 8-bit levels; None where it lies between them, or outside of their range.
+
+    Outside in the direction of ``towards``, plus or minus infinity, it becomes the last level.
+    """
     value = constant(expr)
     if value is None:
         return None
-    with np.errstate(all="ignore"):  # an infinite bound is no level
-        levels = params.levels(value)
-        exact = (levels - np.float32(params.zero_point)) * np.float32(params.scale) == value
-    return relax.const(levels.astype(params.dtype)) if exact.all() else None
+    levels = params.levels(value)
+    outside = (levels == np.iinfo(params.dtype).max) if towards > 0 else (levels == np.iinfo(params.dtype).min)
+    met = (levels - np.float32(params.zero_point)) * np.float32(params.scale)
+    fits = (met == value) | (outside & ((value - met) * np.sign(towards) > 0))
+    return relax.const(levels.astype(params.dtype)) if fits.all() else None
 
 
 def _index_of_extreme(walk: Walk, var: Var, call: Expr) -> bool:
@@ -192,6 +213,7 @@ _RULES: dict[str, Rule] = {
     "relax.nn.relu": _relu,
     "relax.maximum": _larger_or_smaller,
     "relax.minimum": _larger_or_smaller,
+    "relax.clip": _clip,
     "relax.argmax": _index_of_extreme,
     "relax.argmin": _index_of_extreme,
 }

@@ -106,16 +106,17 @@ def _quantize(walk: Walk, var: Var, call: Expr) -> bool:
 
 
 def _binary(walk: Walk, var: Var, call: Expr) -> bool:
-    if not any(walk.form(arg) is not None for arg in call.args):
-        return False
     rank = _rank(var)
-    if any(constant(arg) is None and _rank(arg) != rank for arg in call.args):
+    free = [constant(arg) is not None or _rank(arg) == 0 for arg in call.args]  # what fits any layout
+    if not any(walk.form(arg) is not None for arg in call.args) and (rank < 4 or not all(free)):
+        return False
+    if any(_rank(arg) != rank and not fits for arg, fits in zip(call.args, free, strict=True)):
         return False
     args = []
     for arg in call.args:
         value = constant(arg)
         if value is None:
-            args.append(_twin(walk, arg))
+            args.append(walk.original(arg) if _rank(arg) == 0 else _twin(walk, arg))
         elif value.size == 1:
             args.append(relax.const(value.reshape(())))
         else:

@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import selector
+from selector.graph.compile import _session
+from selector.graph.pipeline import quantized
 from selector.runtime import ModelError
+from selector.target import resolve
 from tests.graph.modules import module, operators
 from tests.graph.reference import expected
 
@@ -113,6 +116,7 @@ def test_a_chain_stays_channels_last():
     compiled = selector.compile(made, policy="int8", threads=1)
     np.testing.assert_allclose(compiled.run(x)[0], expected(made, x)[0], rtol=1e-5, atol=1e-5)
     assert [decision.lowering for decision in compiled.decisions] == ["int8", "int8"]
+    assert operators(quantized(selector.load(made), _session(resolve("native"), "int8", 1))).count("permute_dims") == 2
 
 
 def test_all_zeros_have_the_scale_one():

@@ -15,7 +15,7 @@ from selector.graph.ops.parts import LANES, blocks, chunks, pays
 from selector.lowering import tir
 from selector.target import TargetProfile
 
-_NAME = "relax.qnn.dynamic_quantize"
+NAME = "relax.qnn.dynamic_quantize"
 _HIGHEST = 255.0
 _MAGIC = 1.5 * 2**23  # adding it rounds half to even and leaves the integer in the low bits
 _MAGIC_BITS = 0x4B400000  # of that float32
@@ -23,7 +23,7 @@ _MAGIC_BITS = 0x4B400000  # of that float32
 
 def dynamic_quantize(data: Expr) -> Expr:
     """A tuple of the float32 ``data`` as uint8, its scale (float32, no dimensions) and its zero point (uint8)."""
-    return base.call(_NAME, [data])
+    return base.call(NAME, [data])
 
 
 def _infer_type(call: Expr) -> Any:
@@ -93,4 +93,4 @@ def _byte(level: Expr, lanes: int) -> Expr:
     return tirx.max(tirx.min(level, tir.const(int(_HIGHEST), "int32", lanes)), tir.const(0, "int32", lanes))
 
 
-OPERATOR = Operator(_NAME, _infer_type, _kernel)
+OPERATOR = Operator(NAME, _infer_type, _kernel)

@@ -16,6 +16,7 @@ from tvm import relax
 
 from selector.graph import op
 from selector.graph.ir import Bindings, Expr, Var, constant, ints, op_name, rewrite, static_shape
+from selector.graph.ops import dynamic
 from selector.graph.passes.forward import TUPLE_ITEM, Forward, Rule
 
 _UNARY = frozenset(
@@ -202,10 +203,18 @@ def _split(walk: Walk, var: Var, call: Expr) -> bool:
     return walk.known(var, parts, call)
 
 
+def _dynamic_quantize(walk: Walk, var: Var, call: Expr) -> bool:
+    if walk.form(call.args[0]) is None:
+        return False
+    return walk.known(var, walk.out.emit(dynamic.dynamic_quantize(_twin(walk, call.args[0]))), call)
+
+
 def _tuple_item(walk: Walk, var: Var, item: Expr) -> bool:
     parts = walk.form(item.tuple_value)
-    if parts is None or _rank(var) < 4:
+    if parts is None:
         return False
+    if _rank(var) < 4:  # of a dynamic quantization: a scale or zero point
+        return walk.plain(var, relax.TupleGetItem(parts, item.index))
     return _computed(walk, var, relax.TupleGetItem(parts, item.index))
 
 
@@ -271,6 +280,7 @@ _RULES: dict[str, Rule] = {
     "relax.image.resize2d": _resize,
     "relax.concat": _concat,
     "relax.split": _split,
+    dynamic.NAME: _dynamic_quantize,
     TUPLE_ITEM: _tuple_item,
     "relax.strided_slice": _strided_slice,
     "relax.nn.pad": _pad,

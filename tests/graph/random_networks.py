@@ -167,6 +167,17 @@ def binary(m: Maker) -> None:
     m.quantized(activated(m, y), x.shape)
 
 
+def product(m: Maker) -> None:
+    """A matrix product of two tensors for each channel."""
+    x = m.pick()
+    others = [tensor for tensor in m.tensors if tensor.shape == x.shape]
+    (turned,) = m.node("Transpose", others[int(m.rng.integers(len(others)))].name, perm=[0, 1, 3, 2])
+    (y,) = m.node("MatMul", x.name, turned)
+    if m.rng.random() < 0.5:
+        (y,) = m.node("Mul", y, m.constant(np.float32(0.25)))
+    m.quantized(activated(m, y), (*x.shape[:3], x.shape[2]))
+
+
 def pooled(m: Maker) -> None:
     """A pool of any padding."""
     x = m.pick()
@@ -279,7 +290,7 @@ def function(m: Maker) -> None:
 
 MAKERS: tuple[Callable[[Maker], None], ...] = (
     convolution, convolution, convolution, transposed_convolution, binary, binary, pooled, joined, taken_apart,
-    rearranged, padded, resized, function,
+    rearranged, padded, resized, function, product,
 )  # fmt: skip
 
 

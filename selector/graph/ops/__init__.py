@@ -6,7 +6,7 @@ Layers, which a policy decides about, are in ``selector.graph.op``.
 
 from __future__ import annotations
 
-from selector.graph.ops import binary, concat, dynamic, lookup, matmul, pool2d
+from selector.graph.ops import binary, concat, dynamic, lookup, matmul, pool2d, softmax
 from selector.graph.ops.base import Operator
 
 # where two patterns end with the same operator, the first one goes first
@@ -17,5 +17,6 @@ OPERATORS: tuple[Operator, ...] = (
     concat.OPERATOR,
     matmul.OPERATOR,
     dynamic.OPERATOR,
+    softmax.OPERATOR,
 )
 BY_NAME = {operator.name: operator for operator in OPERATORS}

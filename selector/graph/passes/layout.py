@@ -36,6 +36,8 @@ _REDUCTIONS: dict[str, Callable[..., Expr]] = {
     "relax.sum": relax.op.sum,
     "relax.max": relax.op.max,
     "relax.min": relax.op.min,
+    "relax.argmax": lambda data, axes, keepdims: relax.op.argmax(data, *axes, keepdims=keepdims),
+    "relax.argmin": lambda data, axes, keepdims: relax.op.argmin(data, *axes, keepdims=keepdims),
 }
 
 
@@ -173,7 +175,8 @@ def _reduce(walk: Walk, var: Var, call: Expr) -> bool:
     if walk.form(call.args[0]) is None or call.attrs.axis is None:
         return False
     rank = _rank(call.args[0])
-    axes = sorted(_axis(axis, rank) for axis in ints(call.attrs.axis))
+    given = call.attrs.axis
+    axes = sorted(_axis(axis, rank) for axis in ((given,) if isinstance(given, int) else ints(given)))
     reduce = _REDUCTIONS[op_name(call) or ""]
     data = _twin(walk, call.args[0])
     if call.attrs.keepdims:
@@ -181,6 +184,12 @@ def _reduce(walk: Walk, var: Var, call: Expr) -> bool:
     # what remains must come in the same order in both layouts
     remaining = [axis for axis in channels_last(rank) if _axis(axis, rank) not in axes]
     return remaining == sorted(remaining) and walk.plain(var, reduce(data, axes, keepdims=False))
+
+
+def _softmax(walk: Walk, var: Var, call: Expr) -> bool:
+    if walk.form(call.args[0]) is None:
+        return False
+    return _computed(walk, var, relax.op.nn.softmax(_twin(walk, call.args[0]), _axis(int(call.attrs.axis), _rank(var))))
 
 
 def _concat(walk: Walk, var: Var, call: Expr) -> bool:
@@ -279,6 +288,7 @@ _RULES: dict[str, Rule] = {
     "relax.nn.adaptive_avg_pool2d": _adaptive_pool,
     "relax.image.resize2d": _resize,
     "relax.concat": _concat,
+    "relax.nn.softmax": _softmax,
     "relax.split": _split,
     dynamic.NAME: _dynamic_quantize,
     TUPLE_ITEM: _tuple_item,

@@ -149,3 +149,31 @@ def test_values(name):
 def test_padding_goes_into_the_convolution(name):
     workloads = selector.extract_workloads(pattern_model(name))
     assert [workload.padding for workload in workloads] == [(0, 0, 0, 0), (1, 0, 2, 1)]
+
+
+def gated(b, x):
+    return q(b, b.node("Mul", [b.node("Sigmoid", [x]), conv(b, x, 16, 16, "second")]))
+
+
+def of_two(b, x):
+    y = b.node("Add", [b.node("Mul", [x, scalar(b, 0.5)]), conv(b, x, 16, 16, "second")])
+    return q(b, b.node("Tanh", [b.node("Sub", [y, x])]), 1 / 128, 128)
+
+
+def doubled(b, x):
+    return q(b, b.node("Resize", [x, "", b.const(np.array([1, 1, 2, 2], "float32"))], mode="linear"))
+
+
+@pytest.mark.parametrize("between", [gated, of_two, doubled])
+def test_float_operators_between_bytes_are_one_kernel(between):
+    b = GraphBuilder()
+    x = b.dequantize(b.input("x", SHAPE, "uint8"), SCALE, ZERO)
+    y = between(b, conv(b, x, 16, 16, "first"))
+    model = b.model(
+        {b.quantize(b.node("Conv", [y, b.weight((8, 16, 1, 1), scale=0.01)], name="last"), 0.1, 128): "uint8"}
+    )
+    profile = selector.compile(model, policy="int8", threads=1).profile(*random_inputs(model).values(), rounds=1)
+    others = [kernel.name for kernel in profile.kernels if not kernel.lowering and "transpose" not in kernel.name]
+    assert len(others) == 1
+    assert others[0].startswith("fused_dequantize")
+    assert others[0].endswith("quantize")

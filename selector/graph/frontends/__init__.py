@@ -40,7 +40,7 @@ def load(model: Any, *, shapes: Mapping[str, Sequence[int]] | None = None, batch
     ``shapes``: of the inputs by name, ``batch``: the first dimension of all others; for ONNX networks.  Without them
     shapes are those of the file, and a dynamic batch is 1, after a BatchWarning.
 
-    An IRModule is returned as it is.  Layers keep the names of the ONNX nodes.  Raises ModelError.
+    An IRModule is returned as it is.  Layers keep the names of the ONNX nodes or torch modules.  Raises ModelError.
     """
     how = _Shapes(shapes, batch)
     if isinstance(model, str | os.PathLike):
@@ -59,7 +59,7 @@ def load(model: Any, *, shapes: Mapping[str, Sequence[int]] | None = None, batch
     if kind.startswith("torch.export.") and kind.endswith(".ExportedProgram"):
         from selector.graph.frontends import torch_import
 
-        return _named(torch_import.convert(model), [])
+        return _named(*torch_import.convert(model))
     raise ModelError(
         f"a model is a path to .onnx or .tflite, ONNX bytes, an onnx ModelProto, a torch ExportedProgram or a tvm "
         f"IRModule, got {kind}"

@@ -1,6 +1,8 @@
 """Quantizing before data is moved, so that 8-bit data is moved, and so that a layer ends where it is computed.
 
-    quantize(f(move(x)))  ->  move(quantize(f(x)))     f: activations; elementwise functions commute with moves
+    quantize(f(move(x)))                    ->  move(quantize(f(x)))   f: activations; they commute with moves
+    quantize(f(dequantize(quantize(x))))    ->  quantize(f(x))         equal parameters: quantizing is monotone, so that
+                                                                       clipping may come before or after it
 
 The layer that computes ``x`` then has its activation and its quantize right behind it.  Going backward from every
 quantize, as long as nothing else reads what lies between.
@@ -15,7 +17,7 @@ import tvm
 from selector.graph.constants import activation
 from selector.graph.ir import Bindings, Emitter, Expr, Graph, Var, dtype_of, op_name, rewrite
 from selector.graph.passes.integer import MOVING
-from selector.graph.quantization import quantize_params
+from selector.graph.quantization import DEQUANTIZE, Params, params_of, quantize_params
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ class _Chain:
     activations: tuple[Expr, ...]
     absorbed: tuple[Var, ...]  # variables that nothing else reads
 
+    @property
+    def shortens(self) -> bool:
+        """Whether there is more than activations, which may stay where they are."""
+        return len(self.absorbed) > len(self.activations)
+
 
 def quantize_early(mod: tvm.IRModule) -> tvm.IRModule:
     """Apply the rule above to every dataflow block."""
@@ -36,7 +43,7 @@ def quantize_early(mod: tvm.IRModule) -> tvm.IRModule:
         chains = {
             binding.var: chain
             for binding in bindings
-            if (chain := _chain(graph, binding.value)) is not None and chain.moves
+            if (chain := _chain(graph, binding.value)) is not None and chain.shortens
         }
         if not chains:
             return bindings
@@ -54,7 +61,8 @@ def quantize_early(mod: tvm.IRModule) -> tvm.IRModule:
 
 def _chain(graph: Graph, call: Expr) -> _Chain | None:
     """What a per-tensor 8-bit quantize reads; None for anything else."""
-    if quantize_params(call) is None:
+    params = quantize_params(call)
+    if params is None:
         return None
     moves: list[Expr] = []
     activations: list[Expr] = []
@@ -66,6 +74,10 @@ def _chain(graph: Graph, call: Expr) -> _Chain | None:
             moves.append(step)
         elif activation(graph, step) is not None and dtype_of(step) == "float32":
             activations.append(step)
+        elif _quantized_alike(graph, step, params):
+            absorbed.append(data)
+            data = step.args[0]
+            step = graph.definition[data]
         else:
             break
         absorbed.append(data)
@@ -73,14 +85,20 @@ def _chain(graph: Graph, call: Expr) -> _Chain | None:
     return _Chain(data, tuple(reversed(moves)), tuple(reversed(activations)), tuple(absorbed))
 
 
+def _quantized_alike(graph: Graph, call: Expr, params: Params) -> bool:
+    """Whether a call dequantizes the result of a quantize, both with ``params``, that nothing else reads."""
+    if op_name(call) != DEQUANTIZE or not isinstance(call.args[0], tvm.ir.Var) or params_of(call) != params:
+        return False
+    return quantize_params(graph.definition.get(call.args[0])) == params and graph.only_user(call.args[0]) is not None
+
+
 def _moved(out: Emitter, chain: _Chain, quantize: Expr) -> Expr:
     """The value of the quantize's variable: what is left of it moves 8-bit data."""
     value = chain.source
-    for step in (*chain.activations, quantize):
+    steps = [*chain.activations, quantize, *chain.moves]
+    for step in steps[:-1]:
         value = out.emit(_on(step, value))
-    for step in chain.moves[:-1]:
-        value = out.emit(_on(step, value))
-    return out.typed(_on(chain.moves[-1], value))
+    return out.typed(_on(steps[-1], value))
 
 
 def _on(call: Expr, data: Expr) -> Expr:

@@ -59,14 +59,16 @@ def compare_network(
     max_seconds: float = 30.0,
     seed: int = 0,
     profile: bool = False,
+    library: Callable[[str], selector.CompiledModel] | None = None,
     stage: Callable[[str], None] = lambda _: None,
     progress: Callable[[float], None] | None = None,
 ) -> NetworkComparison:
     """Build the network under each policy and in each peer (a key of PEERS), then time them in turns.
 
     Peers come first, so the first of them is what differences are taken to.  ``profile``: also time the kernels of the
-    compiled ones, after the comparison.  Call ``threads.share_process(threads)`` before.  ``stage`` is told what is
-    being built, ``progress`` the fraction of the timing done.
+    compiled ones, after the comparison.  ``library``: gives the compiled network for a policy, of which the network in
+    these shapes is a variant; None: it is compiled alone.  Call ``threads.share_process(threads)`` before.  ``stage``
+    is told what is being built, ``progress`` the fraction of the timing done.
 
     Every runtime keeps its defaults, ONNX Runtime's threads that spin for work included: that is what its users get.
     Spinning threads take a core from whoever runs next, for a moment; the order of the turns is therefore reversed
@@ -80,7 +82,10 @@ def compare_network(
     compiled: dict[str, selector.CompiledModel] = {}
 
     def build_network(name: str, policy: str) -> Runner:
-        compiled[name] = selector.compile(module, target=target, policy=policy, threads=threads)
+        if library is None:
+            compiled[name] = selector.compile(module, target=target, policy=policy, threads=threads)
+        else:
+            compiled[name] = library(policy)
         return lambda feed: compiled[name].run(*feed)
 
     builders: dict[str, Callable[[], Runner]] = {

@@ -54,11 +54,13 @@ class Profile:
         }
 
 
-def profile(plain: Any, watched: Any, inputs: Sequence[Any], decisions: Sequence[Decision], rounds: int) -> Profile:
-    """Time every kernel that ``main`` of the virtual machine ``watched`` calls, and all of ``main`` of ``plain``.
+def profile(
+    plain: Any, watched: Any, function: str, inputs: Sequence[Any], decisions: Sequence[Decision], rounds: int
+) -> Profile:
+    """Time every kernel that ``function`` of the virtual machine ``watched`` calls, and all of it in ``plain``.
 
-    Two machines of one executable, which take turns: an instrument cannot be removed.  ``decisions``: the network's, in
-    graph order, which is the order of the calls.
+    Two machines of one executable, which take turns: an instrument cannot be removed.  ``decisions``: the function's,
+    in graph order, which is the order of the calls.
     """
     names: list[str] = []
     samples: list[list[float]] = []
@@ -73,7 +75,7 @@ def profile(plain: Any, watched: Any, inputs: Sequence[Any], decisions: Sequence
             calls.append((str(name), (time.perf_counter_ns() - started) / 1e3))
 
     watched.set_instrument(instrument)
-    mains = plain["main"], watched["main"]
+    mains = plain[function], watched[function]
     totals = []
     for main in mains:
         main(*inputs)

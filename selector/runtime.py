@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,36 +33,70 @@ class ModelError(ValueError):
     """The model cannot be used; one line: what was wanted, what was given, what to do."""
 
 
+@dataclass(frozen=True)
+class Variant:
+    """A compiled network in one set of shapes."""
+
+    function: str  # of the library
+    inputs: tuple[TensorSpec, ...]  # in the order that run takes them
+
+    def __str__(self) -> str:
+        """Its shapes: ``x=1x3x224x224``."""
+        return " ".join(map(str, self.inputs))
+
+
 class Network:
     """A compiled network: what runs it, its inputs, and the threads it runs on."""
 
-    def __init__(self, start: Callable[[], Any], threads: int, inputs: Sequence[TensorSpec]) -> None:
+    def __init__(self, start: Callable[[], Any], threads: int, variants: Sequence[Variant]) -> None:
         self._start = start
         self.threads = threads
-        self.inputs = list(inputs)  # in the order that run takes them
+        self.variants = list(variants)  # one for each set of shapes, in the order they were given
+        self._ready: dict[int, tuple[Any, Inputs]] = {}  # function and staged inputs of those that have run
+        self._by_shapes = {tuple(spec.shape for spec in one.inputs): i for i, one in enumerate(self.variants)}
+
+    @property
+    def inputs(self) -> list[TensorSpec]:
+        """Inputs in the order that run takes them, in the first of the shapes."""
+        return list(self.variants[0].inputs)
 
     @functools.cached_property
     def vm(self) -> Any:
         """TVM's virtual machine; made on first use, since what is compiled for another CPU cannot be loaded here."""
         return self._start()
 
-    @functools.cached_property
-    def _main(self) -> Any:
-        return self.vm["main"]
+    def variant_for(self, inputs: Sequence[np.ndarray]) -> int:
+        """Position in ``variants`` of the one for inputs of these shapes.
 
-    @functools.cached_property
-    def _staged(self) -> Inputs:
-        return Inputs(self.inputs)
+        Where there is one it is that, whatever the shapes: it says itself what is wrong with them.
+        Raises ValueError, which lists the shapes that there are.
+        """
+        shapes = tuple(np.shape(value) for value in inputs)
+        index = self._by_shapes.get(shapes)
+        if index is None and len(self.variants) > 1:
+            given = " ".join("x".join(map(str, shape)) or "a scalar" for shape in shapes) or "no input"
+            raise ValueError(f"the network is compiled for {', '.join(map(str, self.variants))}; got {given}")
+        return index or 0
 
     def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
         """Run the network once.  ``inputs`` in the model's order, with its shapes and dtypes; every output, in order.
 
+        Of several variants the one with the shapes of ``inputs`` runs.
         One call at a time: a network's memory is its own, so threads of a program need one each.
         Raises ValueError for a wrong number of inputs, shape or dtype.
         """
-        tensors = self._staged.filled(inputs)
+        function, staged = self._prepared(self.variant_for(inputs))
+        tensors = staged.filled(inputs)
         use_threads(self.threads)
-        return to_numpy(self._main(*tensors))
+        return to_numpy(function(*tensors))
+
+    def _prepared(self, index: int) -> tuple[Any, Inputs]:
+        """The function of a variant, looked up once, and what its inputs are copied into."""
+        if index not in self._ready:
+            variant = self.variants[index]
+            staged = Inputs(variant.inputs)
+            self._ready[index] = self.vm[variant.function], staged
+        return self._ready[index]
 
 
 def load(path: str | os.PathLike[str]) -> Network:
@@ -71,7 +106,7 @@ def load(path: str | os.PathLike[str]) -> Network:
     one that uses instructions which this machine lacks.
     """
     _, machine, metadata = open_library(path)
-    return Network(lambda: machine, int(metadata["threads"]), input_specs(metadata))
+    return Network(lambda: machine, int(metadata["threads"]), variants_of(metadata))
 
 
 def open_library(path: str | os.PathLike[str]) -> tuple[Any, Any, dict[str, Any]]:
@@ -105,9 +140,13 @@ def virtual_machine(library: Any) -> Any:
     return machine
 
 
-def input_specs(metadata: dict[str, Any]) -> list[TensorSpec]:
-    """Inputs of a network as the compiler wrote them down."""
-    return [TensorSpec(item["name"], tuple(item["shape"]), item["dtype"]) for item in metadata["inputs"]]
+def variants_of(metadata: dict[str, Any]) -> list[Variant]:
+    """Variants of a network as the compiler wrote them down; older libraries have one, without its name."""
+    functions = metadata["functions"] if "functions" in metadata else {"main": metadata["inputs"]}
+    return [
+        Variant(name, tuple(TensorSpec(item["name"], tuple(item["shape"]), item["dtype"]) for item in inputs))
+        for name, inputs in functions.items()
+    ]
 
 
 def load_runtime() -> None:

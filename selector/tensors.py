@@ -20,6 +20,10 @@ class TensorSpec:
     shape: tuple[int, ...]
     dtype: str
 
+    def __str__(self) -> str:
+        """As the option --shape has it: ``x=1x3x224x224``."""
+        return f"{self.name}={'x'.join(map(str, self.shape))}"
+
     def check(self, value: np.ndarray) -> None:
         """Raise ValueError if ``value`` is not such a tensor."""
         if value.shape != self.shape or str(value.dtype) != self.dtype:

@@ -9,6 +9,7 @@ import pytest
 import selector
 from selector import runtime
 from selector.tensors import Inputs, TensorSpec
+from selector.tensors import random_inputs as random_feed
 from tests.models import qdq_conv_model, random_inputs
 
 _RUN = """
@@ -43,6 +44,40 @@ def test_beside_the_compiler(library):
     path, compiled = library
     data = random_inputs(qdq_conv_model())["x"]
     np.testing.assert_array_equal(runtime.load(path).run(data)[0], compiled.run(data)[0])
+
+
+@pytest.fixture(scope="module")
+def batches(tmp_path_factory):
+    models = [selector.load(qdq_conv_model(), batch=batch) for batch in (1, 3)]
+    path = tmp_path_factory.mktemp("batches") / "net.so"
+    selector.compile(models, policy="int8", threads=1).save(path)
+    return path, models
+
+
+def test_several_shapes_without_the_compiler(batches, tmp_path):
+    path, models = batches
+    for model in models:
+        alone = selector.compile(model, policy="int8", threads=1)
+        (data,) = random_feed(alone.inputs)
+        np.save(tmp_path / "x.npy", data)
+        command = [sys.executable, "-c", _RUN, str(path), str(tmp_path / "x.npy"), str(tmp_path / "y.npy")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "False 1 ['x']"
+        np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), alone.run(data)[0])
+
+
+def test_another_shape_gets_the_list(batches):
+    network = runtime.load(batches[0])
+    assert [str(variant) for variant in network.variants] == ["x=1x8x7x6", "x=3x8x7x6"]
+    assert network.inputs == [TensorSpec("x", (1, 8, 7, 6), "uint8")]
+    with pytest.raises(ValueError, match=r"is compiled for x=1x8x7x6, x=3x8x7x6; got 2x8x7x6$"):
+        network.run(np.zeros((2, 8, 7, 6), "uint8"))
+
+
+def test_libraries_of_one_shape_that_have_no_list():
+    metadata = {"inputs": [{"name": "x", "shape": [1, 2], "dtype": "int8"}]}
+    (variant,) = runtime.variants_of(metadata)
+    assert (variant.function, variant.inputs) == ("main", (TensorSpec("x", (1, 2), "int8"),))
 
 
 def test_no_library(tmp_path):

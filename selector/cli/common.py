@@ -10,10 +10,10 @@ import functools
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
@@ -36,10 +36,20 @@ Threads = Annotated[
 ]
 Shape = Annotated[
     list[str] | None,
-    typer.Option("--shape", help="Shape of an input, e.g. images=1x3x640x640; may be repeated.", show_default="file's"),
+    typer.Option(
+        "--shape",
+        help="Shape of an input, e.g. images=1x3x640x640; several of one input make a library for each of them.",
+        show_default="file's",
+    ),
 ]
 Batch = Annotated[
-    int | None, typer.Option(min=1, help="First dimension of all inputs without --shape.", show_default="file's")
+    list[int] | None,
+    typer.Option(
+        "--batch",
+        min=1,
+        help="First dimension of all inputs without --shape; several make a library for each of them.",
+        show_default="file's",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -66,6 +76,7 @@ BAD_INPUT_TYPES = (
 )
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class BadInput(ValueError):
@@ -114,17 +125,40 @@ def existing_file(path: Path, what: str) -> Path:
     return path
 
 
-def parse_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
-    """Shapes by input from ``name=1x3x640x640``; raises BadInput."""
-    found: dict[str, tuple[int, ...]] = {}
+def parse_variants(shapes: list[str] | None, batches: list[int] | None) -> list[dict[str, Any]]:
+    """Arguments ``shapes`` and ``batch`` of ``selector.load``, for each of the variants that are asked for.
+
+    The i-th variant has the i-th shape of every input and the i-th batch; what is given once is the same in all.
+    Raises BadInput.
+    """
+    sizes = _parse_shapes(shapes)
+    given = {f"{len(found)} shapes of '{name}'": found for name, found in sizes.items()}
+    every = given | {f"{len(batches)} batches": batches} if batches else given
+    several = {text: len(values) for text, values in every.items() if len(values) > 1}
+    if len(set(several.values())) > 1:
+        raise BadInput(f"give every --shape and --batch once or equally often, not {' and '.join(several)}")
+
+    def pick(values: Sequence[T], index: int) -> T:
+        return values[index] if len(values) > 1 else values[0]
+
+    return [
+        {
+            "shapes": {name: pick(found, index) for name, found in sizes.items()},
+            "batch": pick(batches, index) if batches else None,
+        }
+        for index in range(max(several.values(), default=1))
+    ]
+
+
+def _parse_shapes(texts: list[str] | None) -> dict[str, list[tuple[int, ...]]]:
+    """Shapes of each input from ``name=1x3x640x640``; raises BadInput."""
+    found: dict[str, list[tuple[int, ...]]] = {}
     for text in texts or []:
         name, _, numbers = text.rpartition("=")
         sizes = numbers.lower().split("x")
         if not name or not all(size.isdecimal() and int(size) for size in sizes):
             raise BadInput(f"--shape is an input and its sizes, e.g. images=1x3x640x640, not '{text}'")
-        if name in found:
-            raise BadInput(f"--shape has two shapes for '{name}'")
-        found[name] = tuple(map(int, sizes))
+        found.setdefault(name, []).append(tuple(map(int, sizes)))
     return found
 
 

@@ -16,6 +16,7 @@ from selector.cli import common
 if TYPE_CHECKING:
     import tvm
 
+    import selector
     from selector.peers import Runner
     from selector.target import TargetLike
     from selector.verify import Difference
@@ -60,24 +61,25 @@ def compile_network(
     from selector.report import tables
     from selector.target import profile, why_not_here
 
-    count, shapes = common.set_threads(threads), common.parse_shapes(shape)
+    count, variants = common.set_threads(threads), common.parse_variants(shape, batch)
     resolved, policy = common.resolve_target(target), common.resolve_policy(policy)
     link = find_linker(resolved, linker) if output else None
     if verify:
         _require_verifiable(resolved)
-    differences: list[Difference] = []
+    differences: list[list[Difference]] = []  # of each variant
     with common.progress(f"compiling {model.name}", quiet=as_json) as update:
-        module = selector.load(model, shapes=shapes, batch=batch)
+        modules = [selector.load(model, **given) for given in variants]
         start = time.perf_counter()
-        compiled = selector.compile(module, target=resolved, policy=policy, threads=count)
+        compiled = selector.compile(modules, target=resolved, policy=policy, threads=count)
         seconds = time.perf_counter() - start
         if verify:
             update(description="verifying")
             from selector.graph.frontends.shapes import fixed_file
 
-            with fixed_file(model, shapes, batch) as path:
-                differences = _verify(path, module, lambda feed: compiled.run(*feed), resolved, count)
-    failed = [row for row in differences if not row.passed]
+            for module, given in zip(modules, variants, strict=True):
+                with fixed_file(model, **given) as path:
+                    differences.append(_verify(path, module, lambda feed: compiled.run(*feed), resolved, count))
+    failed = [row for rows in differences for row in rows if not row.passed]
     saved = None if failed else output
     if saved:
         try:
@@ -89,20 +91,23 @@ def compile_network(
         "target": target,
         "policy": policy,
         "threads": count,
+        "shapes": [{spec.name: spec.shape for spec in variant.inputs} for variant in compiled.variants],
         "lowerings": tables.lowering_counts(compiled.decisions),
         "deciders": tables.deciders(compiled.decisions),
         "sources": dict(Counter(decision.source for decision in compiled.decisions)),
         "compile_seconds": seconds,
         "output": str(saved) if saved else None,
         "library_bytes": saved.stat().st_size if saved else None,
-        "verification": [row.to_dict() for row in differences] if verify else None,
+        "verification": [row.to_dict() | {"variant": i} for i, rows in enumerate(differences) for row in rows]
+        if verify
+        else None,
     }
     if summary["lowerings"].keys() - {"tvm"}:
         common.warn_of_float(tables.float_share(compiled.decisions))
     if as_json:
         common.print_json(summary)
     else:
-        _print(summary, differences)
+        _print(summary, compiled, differences)
         if threads is None and why_not_here(profile(resolved)):
             common.console().print(f"it will use {count} threads, the CPUs of this machine (--threads: of the device)")
     if failed:
@@ -147,17 +152,20 @@ def _verify(path: Path, module: tvm.IRModule, compiled: Runner, target: TargetLi
     return verify(module, compiled, references)
 
 
-def _print(summary: dict[str, Any], differences: list[Difference]) -> None:
+def _print(summary: dict[str, Any], compiled: selector.CompiledModel, differences: list[list[Difference]]) -> None:
     from selector.report import tables
 
     out = common.console()
-    out.print(common.describe_counts(summary["lowerings"]))
+    several = len(compiled.variants) > 1
+    for index, variant in enumerate(compiled.variants):
+        counts = tables.lowering_counts([item for item in compiled.decisions if item.variant == index])
+        out.print((f"{variant}: " if several else "") + common.describe_counts(counts))
     sources = ", ".join(f"{source} ({count})" for source, count in summary["sources"].items())
     out.print(f"decided by {sources or 'nobody'}; compiled in {summary['compile_seconds']:.1f} s")
     if summary["deciders"] is not None:
         out.print(tables.describe_deciders(summary["deciders"]))
-    if differences:
-        out.print(tables.differences_table(differences))
+    for variant, rows in zip(compiled.variants, differences, strict=False):
+        out.print(tables.differences_table(rows, str(variant) if several else ""))
     if summary["output"]:
         out.print(f"wrote {summary['output']}, {tables.format_bytes(summary['library_bytes'])}")
     else:

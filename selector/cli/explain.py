@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from selector.cli import common
+
+if TYPE_CHECKING:
+    from selector.policy import Decision
+
+    Stored = dict[str, dict[str, int]]  # see ``selector.stored_bytes``
 
 _HOW = {"chosen": "as decided", "int8": "if all were int8", "int16": "if all were int16"}
 
@@ -30,34 +35,50 @@ def explain(
     common.existing_file(model, "the network")
     import selector
     from selector.report import tables
+    from selector.verify import input_specs
 
-    count, shapes = common.set_threads(threads), common.parse_shapes(shape)
+    count, variants = common.set_threads(threads), common.parse_variants(shape, batch)
     resolved, policy = common.resolve_target(target), common.resolve_policy(policy)
     with common.progress(f"reading {model.name}", quiet=as_json):
-        module = selector.load(model, shapes=shapes, batch=batch)
-        decisions = selector.explain(module, target=resolved, policy=policy, threads=count)
-        stored = selector.stored_bytes(module, target=resolved, threads=count) if sizes else {}
-    counts, deciders = tables.lowering_counts(decisions), tables.deciders(decisions)
-    if counts.keys() - {"tvm"}:
+        modules = [selector.load(model, **given) for given in variants]
+        decisions = selector.explain(modules, target=resolved, policy=policy, threads=count)
+        # of the first shapes, as which the others pack them
+        stored = selector.stored_bytes(modules[0], target=resolved, threads=count) if sizes else {}
+    made = [[item for item in decisions if item.variant == index] for index in range(len(modules))]
+    if tables.lowering_counts(decisions).keys() - {"tvm"}:
         common.warn_of_float(tables.float_share(decisions))
+    shapes = [" ".join(map(str, input_specs(module))) for module in modules]
     if as_json:
-        layers = [
-            tables.decision_row(decision) | {"stored_bytes": stored.get(decision.layer)} for decision in decisions
-        ]
-        common.print_json(
-            {
-                "model": str(model),
-                "target": target,
-                "policy": policy,
-                "threads": count,
-                "lowerings": counts,
-                "deciders": deciders,
-                "stored_bytes": tables.total_bytes(stored, decisions),
-                "layers": layers,
-            }
-        )
+        about = {"model": str(model), "target": target, "policy": policy, "threads": count}
+        found = [_facts(one, stored) for one in made]
+        rows = [{"shapes": text} | facts for text, facts in zip(shapes, found, strict=True)]
+        common.print_json(about | (found[0] if len(found) == 1 else {"variants": rows}))
         return
+    for text, one in zip(shapes, made, strict=True):
+        if len(made) > 1:
+            common.console().print(f"{text}:")
+        _print(one, stored)
+
+
+def _facts(decisions: list[Decision], stored: Stored) -> dict[str, Any]:
+    """The decisions for one set of shapes, for JSON."""
+    from selector.report import tables
+
+    layers = [tables.decision_row(decision) | {"stored_bytes": stored.get(decision.layer)} for decision in decisions]
+    return {
+        "lowerings": tables.lowering_counts(decisions),
+        "deciders": tables.deciders(decisions),
+        "stored_bytes": tables.total_bytes(stored, decisions),
+        "layers": layers,
+    }
+
+
+def _print(decisions: list[Decision], stored: Stored) -> None:
+    """The decisions for one set of shapes, for people."""
+    from selector.report import tables
+
     out = common.console()
+    counts, deciders = tables.lowering_counts(decisions), tables.deciders(decisions)
     if decisions:
         out.print(tables.decisions_table(decisions, stored))
     predictions = tables.predictions_table(decisions)

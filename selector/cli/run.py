@@ -13,7 +13,7 @@ import typer
 from selector.cli import common
 
 if TYPE_CHECKING:
-    from selector.tensors import TensorSpec
+    from selector.runtime import Network
 
 TOP = 5
 TIMED_RUNS = 10
@@ -47,7 +47,10 @@ def run(
     as_json: common.AsJson = False,
     debug: common.Debug = False,
 ) -> None:
-    """Run a compiled network; prints shapes, the largest values and the time."""
+    """Run a compiled network; prints shapes, the largest values and the time.
+
+    Of several shapes those of the input; random input has the first.
+    """
     common.existing_file(library, "the library")
     arrays = [_load(path) for path in inputs or []]
     from selector import runtime
@@ -56,7 +59,7 @@ def run(
 
     compiled = runtime.load(library)
     compiled.threads = common.set_threads(threads or min(compiled.threads, host_cores()))
-    feed = _checked(arrays, compiled.inputs, inputs or []) if arrays else random_inputs(compiled.inputs, seed)
+    feed = _checked(arrays, compiled, inputs or []) if arrays else random_inputs(compiled.inputs, seed)
     results = compiled.run(*feed)
     times = []
     for _ in range(TIMED_RUNS):
@@ -97,12 +100,17 @@ def _load(path: Path) -> np.ndarray:
         raise common.BadInput(f"{path} is not an array in .npy format: {error}") from None
 
 
-def _checked(arrays: list[np.ndarray], specs: list[TensorSpec], paths: list[Path]) -> list[np.ndarray]:
+def _checked(arrays: list[np.ndarray], network: Network, paths: list[Path]) -> list[np.ndarray]:
+    specs = network.inputs
     if len(arrays) != len(specs):
         wanted = ", ".join(spec.name for spec in specs)
         raise common.BadInput(
             f"the network has {len(specs)} input{'s' if len(specs) > 1 else ''} ({wanted}), got {len(arrays)} --input"
         )
+    try:
+        specs = list(network.variants[network.variant_for(arrays)].inputs)
+    except ValueError as error:
+        raise common.BadInput(f"{', '.join(map(str, paths))}: {error}") from None
     for array, spec, path in zip(arrays, specs, paths, strict=True):
         try:
             spec.check(array)

@@ -18,14 +18,14 @@ from selector.cross import Linker, find_linker
 from selector.graph import checks, op
 from selector.graph.frontends import last_line, load
 from selector.graph.legalize import Session, qnn_calls
-from selector.graph.pipeline import quantized, session_pipeline
+from selector.graph.pipeline import finished, legalized, quantized
+from selector.graph.variants import check, function_name, inputs_of, merged
 from selector.policy import Decision, Policy
 from selector.profiling import Profile
 from selector.quiet import without_scope_warnings
-from selector.runtime import ModelError, Network
+from selector.runtime import ModelError, Network, Variant
 from selector.target import TargetLike, resolve
 from selector.target import profile as target_profile
-from selector.tensors import TensorSpec
 from selector.threads import host_cores, start_pool, use_threads
 from selector.workload import ConvWorkload, UnsupportedWorkload
 
@@ -40,12 +40,12 @@ class CompiledModel(Network):
         executable: Any,
         decisions: Sequence[Decision],
         threads: int,
-        inputs: Sequence[TensorSpec],
+        variants: Sequence[Variant],
         target: TargetLike = "native",
     ) -> None:
-        super().__init__(lambda: relax.VirtualMachine(executable, tvm.cpu()), threads, inputs)
+        super().__init__(lambda: relax.VirtualMachine(executable, tvm.cpu()), threads, variants)
         self.executable = executable  # relax.VirtualMachine(executable, tvm.cpu()) works
-        self.decisions = list(decisions)
+        self.decisions = list(decisions)  # in graph order, those of the first variant first
         self.target = target  # what it was compiled for, and runs on
 
     def profile(self, *inputs: np.ndarray, rounds: int = 20) -> Profile:
@@ -55,10 +55,12 @@ class CompiledModel(Network):
         """
         if rounds < 1:
             raise ValueError(f"rounds must be at least 1, got {rounds}")
-        tensors = self._staged.filled(inputs)
+        index = self.variant_for(inputs)
+        tensors = self._prepared(index)[1].filled(inputs)
         use_threads(self.threads)
         watched = relax.VirtualMachine(self.executable, tvm.cpu())
-        return profiling.profile(self.vm, watched, tensors, self.decisions, rounds)
+        decisions = [decision for decision in self.decisions if decision.variant == index]
+        return profiling.profile(self.vm, watched, self.variants[index].function, tensors, decisions, rounds)
 
     def save(self, path: str | os.PathLike[str], linker: str | Linker | None = None) -> None:
         """Write a shared library that ``load_compiled`` and TVM load; the file appears whole or not at all.
@@ -77,38 +79,52 @@ class CompiledModel(Network):
 
 
 def compile(  # noqa: A001 - the name users look for, always called as selector.compile
-    model: ModelLike,
+    model: ModelLike | Sequence[ModelLike],
     target: TargetLike = "native",
     policy: str | Policy | None = None,
     threads: int | None = None,
 ) -> CompiledModel:
     """Compile a model, or whatever ``load`` takes; ``policy`` chooses the lowering of every quantized convolution.
 
+    A list is one network in several shapes, e.g. ``[load("net.onnx", batch=n) for n in (1, 4, 8)]``.  It becomes one
+    library, which holds weights once, packed as suits the first shapes; ``run`` goes by the shapes of its inputs.
+
     ``threads``: CPU threads that the network runs on; None: all cores.
     Raises ModelError, UnknownTarget, UnknownPolicy, and ValueError for a number of threads that is not positive.
     """
-    module = load(model)
+    modules = _modules(model)
     resolved = resolve(target)
-    session = _session(resolved, policy, threads)
+    sessions = _sessions(len(modules), _session(resolved, policy, threads))
     start_pool()
-    passes = session_pipeline(resolved, session)
+
+    @tvm.transform.module_pass(opt_level=0, name="selector.finished")
+    def finish(mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        return finished(mod, sessions, resolved)
+
     try:
-        executable = tvm.compile(module, target=resolved, relax_pipeline=passes, tir_pipeline=checks.NAME)
+        module = merged([legalized(*pair, resolved) for pair in zip(modules, sessions, strict=True)])
+        executable = tvm.compile(module, target=resolved, relax_pipeline=finish, tir_pipeline=checks.NAME)
     except tvm.error.InternalError as error:  # a check of TVM's own, on a network that it imported
         raise ModelError(f"tvm cannot compile the network: {last_line(error)}") from error
-    return CompiledModel(executable, session.decisions, session.threads, session.inputs, resolved)
+    variants = [Variant(function_name(session.variant), tuple(session.inputs)) for session in sessions]
+    return CompiledModel(executable, _decisions(sessions), sessions[0].threads, variants, resolved)
 
 
 def explain(
-    model: ModelLike, target: TargetLike = "native", policy: str | Policy | None = None, threads: int | None = None
+    model: ModelLike | Sequence[ModelLike],
+    target: TargetLike = "native",
+    policy: str | Policy | None = None,
+    threads: int | None = None,
 ) -> list[Decision]:
     """The decisions that ``compile`` would make, in graph order, without building anything.
 
     A layer that a lowering refuses at build time is the one difference.  Raises what ``compile`` raises.
     """
-    session = _session(resolve(target), policy, threads)
-    quantized(load(model), session)
-    return session.decisions
+    modules = _modules(model)
+    sessions = _sessions(len(modules), _session(resolve(target), policy, threads))
+    for module, session in zip(modules, sessions, strict=True):
+        quantized(module, session)
+    return _decisions(sessions)
 
 
 def stored_bytes(
@@ -146,10 +162,28 @@ def load_compiled(path: str | os.PathLike[str]) -> CompiledModel:
     """
     library, _, metadata = runtime.open_library(path)
     decisions = [Decision.from_dict(item) for item in metadata["decisions"]]
-    return CompiledModel(library, decisions, int(metadata["threads"]), runtime.input_specs(metadata))
+    return CompiledModel(library, decisions, int(metadata["threads"]), runtime.variants_of(metadata))
+
+
+def _modules(model: ModelLike | Sequence[ModelLike]) -> list[tvm.IRModule]:
+    """The network in each of its shapes.  Raises ModelError."""
+    if not isinstance(model, list | tuple):
+        return [load(model)]
+    modules = [load(one) for one in model]
+    check([inputs_of(module) for module in modules])
+    return modules
 
 
 def _session(target: tvm.target.Target, policy: str | Policy | None, threads: int | None) -> Session:
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     return Session(policies.resolve(policy), target_profile(target), threads or host_cores())
+
+
+def _sessions(variants: int, first: Session) -> list[Session]:
+    """One for each variant; all but the first know the first."""
+    return [first, *(Session(first.policy, first.target, first.threads, i, first) for i in range(1, variants))]
+
+
+def _decisions(sessions: Sequence[Session]) -> list[Decision]:
+    return [decision for session in sessions for decision in session.decisions]

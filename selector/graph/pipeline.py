@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,7 +15,6 @@ from tvm.relax.backend.cpu_generic import pipeline as cpu_generic
 from selector import policy as policies
 from selector.graph import fuse, legalize
 from selector.graph.checks import mark_internal
-from selector.graph.ir import dtype_of, static_shape
 from selector.graph.legalize import Session
 from selector.graph.passes.canonical import canonicalize
 from selector.graph.passes.fused import fuse_kernels
@@ -24,11 +23,11 @@ from selector.graph.passes.integer import keep_integer
 from selector.graph.passes.layout import to_channels_last
 from selector.graph.passes.padding import fold_padding
 from selector.graph.schedule import schedule
+from selector.graph.variants import function_name, inputs_of
 from selector.policy import Policy
 from selector.profiles import INSTRUCTION_SETS
 from selector.runtime import METADATA
 from selector.target import TargetLike, profile, resolve
-from selector.tensors import TensorSpec
 from selector.threads import host_cores
 
 
@@ -52,18 +51,28 @@ def session_pipeline(target: tvm.target.Target, session: Session) -> Any:
         if current is not None and str(current) != str(target):
             # LLVM ends the process when it meets an instruction that its target lacks
             raise ValueError(f"the pipeline was made for the target {target}, the compilation is for {current}")
-        session.reset()
-        session.inputs.extend(_inputs(mod))
-        with target, legalize.active(session):
-            mod = quantized(mod, session)
-            mod = tvm.transform.Sequential(cpu_generic.library_dispatch_passes(target))(mod)
-            mod = tvm.transform.Sequential(cpu_generic.legalize_passes(target))(mod)
-            mod = mark_internal(schedule(mod, session.threads))
-            mod = with_metadata(mod, session)
-            mod = tvm.transform.Sequential(cpu_generic.dataflow_lower_passes(target))(mod)
-            return tvm.transform.Sequential(cpu_generic.finalize_passes(target))(mod)
+        return finished(legalized(mod, session, target), [session], target)
 
     return run
+
+
+def legalized(mod: tvm.IRModule, session: Session, target: tvm.target.Target) -> tvm.IRModule:
+    """The first half: calls of kernels alone are left, and ``session`` knows the inputs and the decisions."""
+    session.reset()
+    session.inputs.extend(inputs_of(mod))
+    with target, legalize.active(session):
+        mod = quantized(mod, session)
+        mod = tvm.transform.Sequential(cpu_generic.library_dispatch_passes(target))(mod)
+        mod = tvm.transform.Sequential(cpu_generic.legalize_passes(target))(mod)
+        return mark_internal(schedule(mod, session.threads))
+
+
+def finished(mod: tvm.IRModule, sessions: Sequence[Session], target: tvm.target.Target) -> tvm.IRModule:
+    """The second half: memory planned, calls in the form that the VM takes; ``sessions``: one for each variant."""
+    with target:
+        mod = with_metadata(mod, sessions)
+        mod = tvm.transform.Sequential(cpu_generic.dataflow_lower_passes(target))(mod)
+        return tvm.transform.Sequential(cpu_generic.finalize_passes(target))(mod)
 
 
 def quantized(mod: tvm.IRModule, session: Session) -> tvm.IRModule:
@@ -78,15 +87,19 @@ def quantized(mod: tvm.IRModule, session: Session) -> tvm.IRModule:
     return mod
 
 
-def with_metadata(mod: tvm.IRModule, session: Session) -> tvm.IRModule:
-    """Add the VM function that tells a saved library's decisions and threads."""
+def with_metadata(mod: tvm.IRModule, sessions: Sequence[Session]) -> tvm.IRModule:
+    """Add the VM function that tells a saved library's functions with their inputs, its decisions and threads."""
+    first = sessions[0]
     text = json.dumps(
         {
-            "threads": session.threads,
-            "target": session.target.name,
-            "instructions": sorted(session.target.features & INSTRUCTION_SETS),
-            "inputs": [asdict(spec) for spec in session.inputs],
-            "decisions": [decision.to_dict() for decision in session.decisions],
+            "threads": first.threads,
+            "target": first.target.name,
+            "instructions": sorted(first.target.features & INSTRUCTION_SETS),
+            "functions": {
+                function_name(index): [asdict(spec) for spec in session.inputs]
+                for index, session in enumerate(sessions)
+            },
+            "decisions": [decision.to_dict() for session in sessions for decision in session.decisions],
         }
     )
     builder = relax.BlockBuilder()
@@ -95,14 +108,6 @@ def with_metadata(mod: tvm.IRModule, session: Session) -> tvm.IRModule:
     out = tvm.IRModule(dict(mod.functions.items()), attrs=mod.attrs, global_infos=mod.global_infos)
     out.update_func(tvm.ir.GlobalVar(METADATA), builder.get()[METADATA])
     return out
-
-
-def _inputs(mod: tvm.IRModule) -> Iterator[TensorSpec]:
-    """Inputs of ``main``, if there is one."""
-    for gvar, func in mod.functions.items():
-        if gvar.name_hint == "main" and isinstance(func, relax.Function):
-            for param in func.params:
-                yield TensorSpec(param.name, static_shape(param) or (), dtype_of(param) or "unknown")
 
 
 legalize.register()

@@ -63,9 +63,10 @@ def build(
     operands: Operands,
     row: Dot,
     target: TargetProfile,
+    planned: ConvWorkload | None = None,
 ) -> Kernel:
-    """Kernel of a convolution whose ``operands`` are in the form of ``row``."""
-    kernel = _Direct(flatten(workload), constants, operands, row, target)
+    """Kernel of a convolution whose ``operands`` are in the form of ``row``, packed for ``planned`` (None: itself)."""
+    kernel = _Direct(flatten(workload), constants, operands, row, target, flatten(planned or workload))
     return assemble(name, NAME, row, workload, {"weight": kernel.packed}, kernel.epilogue, kernel.emit)
 
 
@@ -79,6 +80,7 @@ class _Direct:
         operands: Operands,
         row: Dot,
         target: TargetProfile,
+        planned: ConvWorkload,
     ) -> None:
         self.work = workload
         self.operands = operands
@@ -90,7 +92,7 @@ class _Direct:
         runs_of_pixel, self.steps = reduction(workload, row)
         # Kernels of many short runs spend as much on where these start as on products.
         self.short_runs = not merges(workload) and runs_of_pixel > 1 and self.run_length <= _SHORT
-        self.tile = choose_tile(workload, row, target)
+        self.tile = choose_tile(workload, row, target, choose_tile(planned, row, target).vectors)
         self.block = self.tile.vectors * row.lanes
         order = channel_order(self.tile.vectors, row.lanes, workload, target)
         groups = range(0, workload.out_channels, workload.group_out_channels)

@@ -65,9 +65,10 @@ def build(
     operands: Operands,
     row: Dot,
     target: TargetProfile,
+    planned: ConvWorkload | None = None,
 ) -> Kernel:
-    """Kernel of a depthwise convolution that ``takes`` accepts."""
-    kernel = _Depthwise(workload, constants, operands, row, target)
+    """Kernel of a depthwise convolution that ``takes`` accepts, packed for ``planned`` (None: itself)."""
+    kernel = _Depthwise(workload, constants, operands, row, target, planned or workload)
     return assemble(name, NAME, row, workload, kernel.packed(), kernel.epilogue, kernel.emit)
 
 
@@ -81,13 +82,14 @@ class _Depthwise:
         operands: Operands,
         row: Dot,
         target: TargetProfile,
+        planned: ConvWorkload,
     ) -> None:
         assert workload.kind == "depthwise" and row.groups == 1
         self.work = workload
         self.operands = operands
         self.row = row
         self.target = target
-        layout = Layout.of(workload, row, target, term2=operands.has_term2)
+        layout = Layout.of(planned, row, target, term2=operands.has_term2)
         self.plan, self.chunk, self.piece = layout.plan, layout.chunk, layout.piece
         self.in_lane, self.vectors, self.columns = layout.in_lane, layout.vectors, layout.columns
         self.memory_operands = layout.memory_operands

@@ -13,15 +13,17 @@ from selector.weights import signed_offset
 from selector.workload import ConvConstants, ConvWorkload
 
 
-def build(name: str, workload: ConvWorkload, constants: ConvConstants, target: TargetProfile) -> Kernel:
-    """Kernel of the int16 lowering."""
+def build(
+    name: str, workload: ConvWorkload, constants: ConvConstants, target: TargetProfile, planned: ConvWorkload
+) -> Kernel:
+    """Kernel of the int16 lowering; ``planned``: what its constants are packed for, see ``selector.lowering.build``."""
     term2 = bool((signed_offset(constants.weight, constants.weight_zero_point) != constants.weight_zero_point).any())
-    row, template, scheme = choose(workload, output_bound(workload, constants), target, term2=term2)
+    row, template, scheme = choose(planned, output_bound(workload, constants), target, term2=term2)
     operands = operands_of(workload, constants, row)
     if scheme is not None:
         full = f"{name}__{scheme.name}_{row.name}"
-        return winograd.build(full, scheme, workload, constants, operands, row, target)
-    return template.build(f"{name}__{template.NAME}_{row.name}", workload, constants, operands, row, target)
+        return winograd.build(full, scheme, workload, constants, operands, row, target, planned)
+    return template.build(f"{name}__{template.NAME}_{row.name}", workload, constants, operands, row, target, planned)
 
 
 def operands_of(workload: ConvWorkload, constants: ConvConstants, row: dot.Dot) -> Operands:

@@ -12,17 +12,22 @@ from selector.weights import WeightFacts, signed_offset, weight_facts
 from selector.workload import ConvConstants, ConvWorkload
 
 
-def build(name: str, workload: ConvWorkload, constants: ConvConstants, target: TargetProfile) -> Kernel:
-    """Kernel of the int8 lowering, on the fastest dot instruction that the weights prove exact."""
+def build(
+    name: str, workload: ConvWorkload, constants: ConvConstants, target: TargetProfile, planned: ConvWorkload
+) -> Kernel:
+    """Kernel of the int8 lowering, on the fastest dot instruction that the weights prove exact.
+
+    ``planned``: what its constants are packed for, see ``selector.lowering.build``.
+    """
     facts = weight_facts(
         constants.weight,
         constants.weight_zero_point,
         groups=workload.groups,
         dilation_width=workload.dilation[1],
     )
-    row, template = choose(workload, facts, target)
+    row, template = choose(planned, facts, target)
     operands = _operands(workload, constants, row)
-    return template.build(f"{name}__{template.NAME}_{row.name}", workload, constants, operands, row, target)
+    return template.build(f"{name}__{template.NAME}_{row.name}", workload, constants, operands, row, target, planned)
 
 
 def choose(workload: ConvWorkload, facts: WeightFacts, target: TargetProfile) -> tuple[dot.Dot, ModuleType]:

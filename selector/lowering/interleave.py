@@ -13,7 +13,7 @@ from selector.lowering.tir import Expr, T, pick
 from selector.workload import ConvWorkload
 
 INTERLEAVE_UOPS = 2.2  # instructions that interleaving costs a row, column and vector of channels
-_MOST_OUT_ROWS = 4  # accumulators of more do not fit the registers
+MOST_OUT_ROWS = 4  # accumulators of more do not fit the registers
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def _row_plan(
         bands = math.ceil(batch * math.ceil(out_height / made.out_rows) / threads)
         return (made.product_uops(kernel_width, uops) + interleaving) * bands
 
-    most = 1 if dilation > 1 else min(_MOST_OUT_ROWS, out_height)
+    most = 1 if dilation > 1 else min(MOST_OUT_ROWS, out_height)
     best = min(map(plan, range(1, most + 1)), key=cost)
     return best, cost(best)
 

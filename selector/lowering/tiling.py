@@ -135,10 +135,13 @@ def compress(workload: ConvWorkload, row: Dot, target: TargetProfile) -> Dot:
     return row.from_bytes() if cycles(tile.cycles + widening, words / 2) < cycles(tile.cycles, words) else row
 
 
-def choose_tile(workload: ConvWorkload, row: Dot, target: TargetProfile) -> Tile:
-    """The register tile with the least modelled work, and the partition that goes with it."""
+def choose_tile(workload: ConvWorkload, row: Dot, target: TargetProfile, vectors: int | None = None) -> Tile:
+    """The register tile with the least modelled work, and the partition that goes with it.
+
+    ``vectors``: so many in a block, as weights are packed that another workload shares.
+    """
     costs = _costs(workload, row, target)
-    pixels, vectors = min(costs, key=costs.__getitem__)
+    pixels, vectors = min((shape for shape in costs if vectors in (None, shape[1])), key=costs.__getitem__)
     rows, channel_tasks = _partition(workload, row, vectors * row.lanes, pixels, target)
     return Tile(pixels, vectors, rows, channel_tasks, costs[pixels, vectors])
 

@@ -37,9 +37,13 @@ def build(
     operands: Operands,
     row: Dot,
     target: TargetProfile,
+    planned: ConvWorkload | None = None,
 ) -> Kernel:
-    """Kernel of a convolution that the scheme applies to; ``operands`` are those of the int16 lowering."""
-    kernel = _Winograd(scheme, workload, constants, operands, row, target)
+    """Kernel of a convolution that the scheme applies to, packed for ``planned`` (None: itself).
+
+    ``operands`` are those of the int16 lowering.
+    """
+    kernel = _Winograd(scheme, workload, constants, operands, row, target, planned or workload)
     return assemble(name, scheme.name, row, workload, {"weight": kernel.packed}, kernel.epilogue, kernel.emit)
 
 
@@ -54,13 +58,17 @@ class _Winograd:
         operands: Operands,
         row: Dot,
         target: TargetProfile,
+        planned: ConvWorkload,
     ) -> None:
         self.scheme, self.work, self.row, self.target = scheme, workload, row, target
         self.tile_rows, self.tile_columns = scheme.tiles(workload)
         self.image_tiles = self.tile_rows * self.tile_columns
         shares, self.channel_tasks = partition(scheme, workload, target)
         self.tiles = math.ceil(self.image_tiles / shares)
-        self.pixels, self.vectors = tile_shape(workload, self.tiles, row, target)
+        shares_planned, _ = partition(scheme, planned, target)
+        tiles_planned = math.ceil(math.prod(scheme.tiles(planned)) / shares_planned)
+        _, vectors = tile_shape(planned, tiles_planned, row, target)
+        self.pixels, self.vectors = tile_shape(workload, self.tiles, row, target, vectors)
         self.block = self.vectors * row.lanes
         self.steps = math.ceil(workload.in_channels / row.step)
         self.channels = self.steps * row.step  # of a part of V, padded to whole steps

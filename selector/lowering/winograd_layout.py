@@ -99,14 +99,20 @@ def band_of(scheme: Scheme, workload: ConvWorkload, tiles: int, data_offset: int
     return Band(padded, rows * scheme.rows.size, "int16", data_offset, 0)
 
 
-def tile_shape(workload: ConvWorkload, tiles: int, row: Dot, target: TargetProfile) -> tuple[int, int]:
-    """Register tile (pixels, vectors) of the products: least steps for the ``tiles`` of a task."""
+def tile_shape(
+    workload: ConvWorkload, tiles: int, row: Dot, target: TargetProfile, vectors: int | None = None
+) -> tuple[int, int]:
+    """Register tile (pixels, vectors) of the products: least steps for the ``tiles`` of a task.
+
+    ``vectors``: so many, as weights are packed that another workload shares.
+    """
 
     def price(shape: tuple[int, int]) -> float:
-        pixels, vectors = shape
-        blocks = math.ceil(workload.out_channels / (vectors * row.lanes))
+        pixels, across = shape
+        blocks = math.ceil(workload.out_channels / (across * row.lanes))
         count = math.ceil(tiles / pixels)
         width = tiles / count
-        return blocks * count * max(width * vectors * row.uops / row.issue, (width + vectors) / 2, 3)
+        return blocks * count * max(width * across * row.uops / row.issue, (width + across) / 2, 3)
 
-    return min((shape for shape in tile_shapes(row, target.vector_registers) if shape[1] <= 4), key=price)
+    shapes = [shape for shape in tile_shapes(row, target.vector_registers) if shape[1] <= 4]
+    return min((shape for shape in shapes if vectors in (None, shape[1])), key=price)

@@ -31,6 +31,7 @@ class Decision:
     fallback: str = ""  # why another one than the policy asked for decided; empty: it decided itself
     movers: tuple[tuple[str, float], ...] = ()  # features that moved the prediction most, and by how much
     rates: str | None = None  # kind of the target's profile that it rests on, see ``rates_of``; None: it needs none
+    variant: int = 0  # which of the shapes of the network it was made for, in the order they were given
 
     @property
     def certainty(self) -> Literal["", "tie", "unsure"]:

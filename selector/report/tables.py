@@ -139,9 +139,10 @@ def predictions_table(decisions: Sequence[Decision]) -> Table | None:
     return table
 
 
-def differences_table(differences: Sequence[Difference]) -> Table:
-    """One row per output and reference."""
-    table = Table(title="largest difference to independent references", title_justify="left")
+def differences_table(differences: Sequence[Difference], shapes: str = "") -> Table:
+    """One row per output and reference; ``shapes``: of the variant, where there are several."""
+    title = "largest difference to independent references" + (f", {shapes}" if shapes else "")
+    table = Table(title=title, title_justify="left")
     table.add_column("output", justify="right")
     table.add_column("reference")
     for heading in ("largest", "in steps", "allowed", "top-1 agrees"):

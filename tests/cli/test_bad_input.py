@@ -101,9 +101,19 @@ def test_bad_shape(selector_command: Run, network: Path, command: str, shape: st
     selector_command(command, network, "--shape", shape).assert_bad_input("--shape is an input and its sizes", shape)
 
 
-def test_two_shapes_of_one_input(selector_command: Run, network: Path) -> None:
-    command = selector_command("explain", network, "--shape", "x=1x3x8x8", "--shape", "x=2x3x8x8")
-    command.assert_bad_input("two shapes for 'x'")
+@pytest.mark.parametrize("command", ["compile", "explain", "bench"])
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--shape", "x=2x8x7x6", "--shape", "x=2x8x7x6"], "the same shapes are given twice: x=2x8x7x6"),
+        (["--batch", 2, "--batch", 2], "the same shapes are given twice: x=2x8x7x6"),
+        (["--shape", "x=1x8x7x6", "--batch", 1, "--batch", 4], "the same shapes are given twice: x=1x8x7x6"),
+        (["--shape", "x=2x8x7x6", "--shape", "z=2x8x7x6"], "has no input 'z': it has 'x'"),
+        (["--batch", 1, "--batch", 2, *["--shape", "x=1x8x7x6"] * 3], "not 3 shapes of 'x' and 2 batches"),
+    ],
+)
+def test_bad_variants(selector_command: Run, network: Path, command: str, options: list[object], text: str) -> None:
+    selector_command(command, network, *options).assert_bad_input(text)
 
 
 def test_dynamic_quantization(selector_command: Run, network: Path) -> None:

@@ -4,13 +4,14 @@
     quantize(clip(matmul(dequantize(x), dequantize(w)) + bias))     ->  relax.qnn.dense(x, w, bias, ...)
 
 Bias, activation and quantize are optional; without the last the result is float32.  Each anchor (convolution or
-matmul) is matched, then either refused with a sentence or rewritten.
+matmul) is matched, then either refused with a sentence or rewritten.  What only moves data between dequantize and
+anchor then moves the integers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ from tvm import relax
 
 from selector.graph import op
 from selector.graph.constants import QuantTensor, activation, fold, quant_tensor
+from selector.graph.integer import MOVING
 from selector.graph.ir import (
     Bindings,
     Emitter,
@@ -34,6 +36,7 @@ from selector.graph.ir import (
     scalar,
     static_shape,
 )
+from selector.workload import INT32_MAX
 
 _ONNX_NAMES = {
     "permute_dims": "Transpose",
@@ -54,7 +57,8 @@ _ONNX_NAMES = {
     "conv2d_transpose": "ConvTranspose",
 }
 LAYER_NAMES = "selector.layer_names"  # function attribute: names of the anchors, in graph order
-QUANTIZED = ("uint8", "int8")
+QUANTIZED_WEIGHTS = ("uint8", "int8")
+QUANTIZED = (*QUANTIZED_WEIGHTS, "uint16", "int16")  # data
 ANCHORS = (
     "relax.nn.conv1d",
     "relax.nn.conv2d",
@@ -84,6 +88,7 @@ class Match:
     result: Var  # variable that the fused call defines
     data: Expr  # the dequantize call (or whatever stands in its place)
     weight: QuantTensor | None
+    moves: list[Expr] = field(default_factory=list)  # calls from ``data`` to the anchor, in order
     bias: QuantTensor | np.ndarray | None = None
     clip: tuple[float, float] = (-math.inf, math.inf)
     quantize: Expr | None = None
@@ -111,14 +116,14 @@ def refusal(match: Match) -> str | None:
         return f"its data is not dequantized but comes from {operator(match.data)}"
     stored = dtype_of(match.data.args[0])
     if stored not in QUANTIZED:
-        return f"its data is quantized as {stored}, not uint8 or int8"
+        return f"its data is quantized as {stored}, not as 8 or 16 bits"
     if scalar(match.data.args[1]) is None or scalar(match.data.args[2]) is None:
         return "its data has scales or zero points that differ between channels or are not constants"
     if match.weight is None:
         return "its weight is not a dequantized constant"
-    if str(match.weight.values.dtype) not in QUANTIZED:
+    if str(match.weight.values.dtype) not in QUANTIZED_WEIGHTS:
         return f"its weight is quantized as {match.weight.values.dtype}, not uint8 or int8"
-    if static_shape(match.data) is None:
+    if static_shape(anchor.args[0]) is None:
         return "its data has symbolic dimensions"
     if kind == "matmul" and match.weight.values.ndim != 2:
         return f"its weight has {match.weight.values.ndim} dimensions, a dense layer's has 2"
@@ -136,8 +141,8 @@ def refusal(match: Match) -> str | None:
     return None
 
 
-def rewritten(match: Match) -> Expr:
-    """The call that replaces ``match``, which ``refusal`` let pass."""
+def rewritten(match: Match, emit: Callable[[Expr], Expr]) -> Expr:
+    """The call that replaces ``match``, which ``refusal`` let pass; ``emit`` binds an intermediate result."""
     weight = _weight_by_output(match)
     channels = weight.values.shape[0]
     data_scale = np.float32(scalar(match.data.args[1]))
@@ -156,6 +161,8 @@ def rewritten(match: Match) -> Expr:
         clip_max=match.clip[1],
     )
     data = match.data.args[0]
+    for move in match.moves:
+        data = emit(tvm.ir.Call(move.op, [data, *move.args[1:]], move.attrs))
     if op_name(match.anchor) == "relax.matmul":
         return op.dense(data, params, layer=match.layer)
     attrs = match.anchor.attrs
@@ -174,7 +181,7 @@ def rewritten(match: Match) -> Expr:
 def _fuse_block(bindings: Bindings, names: list[str], layers: list[Layer]) -> Bindings:
     """One dataflow block; takes the names of its anchors off ``names`` and adds its layers to ``layers``."""
     graph = Graph(bindings)
-    replacement: dict[Var, Expr] = {}
+    replacement: dict[Var, Match] = {}
     places = {binding.var: place for place, binding in enumerate(bindings)}
     found: dict[int, Layer] = {}  # by the place where it is computed: epilogues of neighbours may interleave
     for binding in bindings:
@@ -187,17 +194,17 @@ def _fuse_block(bindings: Bindings, names: list[str], layers: list[Layer]) -> Bi
         place = places[binding.var if reason else match.result]
         found[place] = Layer(name, reason or "", _macs(binding.value) if reason else 0)
         if reason is None:
-            replacement[match.result] = rewritten(match)
+            replacement[match.result] = match
     layers += [found[place] for place in sorted(found)]
     if not replacement:
         return bindings
     out = Emitter()
     for binding in bindings:
-        value = replacement.get(binding.var)
-        if value is None:
+        found_here = replacement.get(binding.var)
+        if found_here is None:
             out.bindings.append(binding)
         else:
-            out.bind(binding.var, out.typed(value))
+            out.bind(binding.var, out.typed(rewritten(found_here, out.emit)))
     return out.bindings
 
 
@@ -229,18 +236,31 @@ def _macs(anchor: Expr) -> int:
 def _match(graph: Graph, binding: Any, layer: str) -> Match:
     """Collect the operands of an anchor and the epilogue that only it feeds."""
     anchor = binding.value
+    data, moves = _dequantized_data(graph, anchor.args[0])
     match = Match(
         anchor=anchor,
         layer=layer,
         result=binding.var,
-        data=graph.value(anchor.args[0]),
+        data=data,
         weight=quant_tensor(graph, anchor.args[1]),
+        moves=moves,
     )
     while (user := graph.only_user(match.result)) is not None and _absorb(graph, match, user.value):
         match.result = user.var
         if match.quantize is not None:
             break
     return match
+
+
+def _dequantized_data(graph: Graph, expr: Expr) -> tuple[Expr, list[Expr]]:
+    """The dequantize behind ``expr`` and the calls that move its result, in order; else what ``expr`` stands for."""
+    nearest = graph.value(expr)
+    moves: list[Expr] = []
+    call = nearest
+    while op_name(call) in MOVING:
+        moves.insert(0, call)
+        call = graph.value(call.args[0])
+    return (call, moves) if op_name(call) == "relax.dequantize" else (nearest, [])
 
 
 def _absorb(graph: Graph, match: Match, call: Expr) -> bool:
@@ -315,6 +335,8 @@ def _bias(match: Match, data_scale: np.float32, weight_scale: np.ndarray, channe
     in_units = np.allclose(scale, unit, rtol=1e-6, atol=0) and not zero_point.any()
     if values.dtype == np.int32 and in_units:
         return values
+    if values.dtype == np.int64 and in_units and np.abs(values).max() <= INT32_MAX:  # TFLite's, of 16-bit data
+        return values.astype("int32")
     return ((values.astype("int64") - zero_point) * scale.astype("float64")).astype("float32")
 
 

@@ -21,6 +21,7 @@ from selector.graph.fuse import Layer
 from selector.graph.ir import Expr, op_name, static_shape
 from selector.graph.kernels import shaped
 from selector.policy import Decision, Policy
+from selector.policy.base import only_choice
 from selector.target import TargetProfile, profile
 from selector.tensors import TensorSpec
 from selector.workload import ConvConstants, ConvWorkload, UnsupportedWorkload
@@ -75,6 +76,13 @@ class Session:
             raise
 
     def _ask(self, workloads: list[ConvWorkload]) -> list[Decision]:
+        """One decision for each workload; the policy is asked about those that leave a choice."""
+        forced = [only_choice(workload) for workload in workloads]
+        free = [workload for workload, decision in zip(workloads, forced, strict=True) if decision is None]
+        answers = iter(self._ask_policy(free) if free else [])
+        return [next(answers) if decision is None else decision for decision in forced]
+
+    def _ask_policy(self, workloads: list[ConvWorkload]) -> list[Decision]:
         decide_all = getattr(self.policy, "decide_all", None)
         if decide_all is not None:
             return list(decide_all(workloads, self.target))

@@ -58,6 +58,14 @@ class Decision:
         return Decision(**{**values, **fields})
 
 
+def only_choice(workload: ConvWorkload) -> Decision | None:
+    """The decision for a workload that one lowering takes; None where a policy has a choice."""
+    if not workload.has_16bit_data:
+        return None
+    why = f"its data is {workload.data_dtype}, and the int8 lowering takes 8-bit data only"
+    return Decision("int16", source="only lowering", reason=why)
+
+
 def rates_of(target: TargetProfile) -> str:
     """Where the rates of a target come from: measured, modelled, written (by hand), or assumed: it has no profile."""
     return "assumed" if target.rates is None else target.rates.kind

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+MAX_MAGNITUDE = 255  # of an 8-bit weight less its zero point
+
 
 @dataclass(frozen=True, slots=True)
 class WeightFacts:

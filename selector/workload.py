@@ -12,7 +12,11 @@ from typing import Any, Literal
 import numpy as np
 
 QuantDType = Literal["uint8", "int8"]
-OutDType = Literal["uint8", "int8", "int32", "float32"]
+DataDType = Literal["uint8", "int8", "uint16", "int16"]
+OutDType = Literal["uint8", "int8", "uint16", "int16", "int32", "float32"]
+INT32_MAX = (1 << 31) - 1
+_RANGES = {"uint8": (0, 255), "int8": (-128, 127), "uint16": (0, 65535), "int16": (-32768, 32767)}
+_BYTES = {"uint8": 1, "int8": 1, "uint16": 2, "int16": 2, "int32": 4, "float32": 4}
 
 
 class UnsupportedWorkload(ValueError):
@@ -38,7 +42,7 @@ class ConvWorkload:
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, left, bottom, right, in pixels
     dilation: tuple[int, int] = (1, 1)  # height, width
     groups: int = 1
-    data_dtype: QuantDType = "uint8"
+    data_dtype: DataDType = "uint8"  # 16-bit data: the int16 lowering alone takes it
     weight_dtype: QuantDType = "int8"
     out_dtype: OutDType = "int32"  # int32: the accumulator itself
     data_zero_point: int = 0
@@ -108,9 +112,13 @@ class ConvWorkload:
         taps = self.kernel_height * self.kernel_width * self.group_in_channels
         return self.batch * self.out_height * self.out_width * self.out_channels * taps
 
+    def data_elements(self) -> int:
+        """Elements of the input tensor."""
+        return self.batch * self.in_height * self.in_width * self.in_channels
+
     def data_bytes(self) -> int:
         """Bytes of the input tensor."""
-        return self.batch * self.in_height * self.in_width * self.in_channels
+        return self.data_elements() * _BYTES[self.data_dtype]
 
     def weight_bytes(self) -> int:
         """Bytes of the quantized weights as the network stores them."""
@@ -118,12 +126,26 @@ class ConvWorkload:
 
     def out_bytes(self) -> int:
         """Bytes of the output tensor."""
-        size = 4 if self.out_dtype in ("int32", "float32") else 1
-        return self.batch * self.out_height * self.out_width * self.out_channels * size
+        return self.batch * self.out_height * self.out_width * self.out_channels * _BYTES[self.out_dtype]
+
+    @property
+    def data_range(self) -> tuple[int, int]:
+        """Lowest and highest value of the data's dtype."""
+        return _RANGES[self.data_dtype]
+
+    @property
+    def has_16bit_data(self) -> bool:
+        """Whether the data is uint16 or int16."""
+        return self.data_dtype in ("uint16", "int16")
+
+    @property
+    def is_split(self) -> bool:
+        """Whether the accumulator may be too large for 32 bits, so that it is summed in pieces that are not."""
+        return self.accumulator_bound() > INT32_MAX
 
     def accumulator_bound(self) -> int:
         """Largest |accumulator| that the constant weights and the data's zero point allow."""
-        low, high = (0, 255) if self.data_dtype == "uint8" else (-128, 127)
+        low, high = self.data_range
         return self.channel_bound * max(high - self.data_zero_point, self.data_zero_point - low)
 
     def to_dict(self) -> dict[str, Any]:
@@ -149,8 +171,9 @@ class ConvWorkload:
 
 @dataclass(frozen=True)
 class Requantize:
-    """How the int32 accumulator becomes the output (numerics of ONNX's QLinearConv).
+    """How the accumulator becomes the output (numerics of ONNX's QLinearConv).
 
+    The accumulator is exact, and an int32 unless ``ConvWorkload.is_split``; float32(acc) is the nearest one.
     Quantized: ``clip(round_half_even(float32(acc) * multiplier + offset) + zero_point, out_min, out_max)``;
     float32: ``float32(acc) * multiplier + offset``, clipped to ``[out_min, out_max]`` where those are given.
     All arithmetic is float32, one rounding an operation (no fused multiply-add); a missing offset adds nothing.

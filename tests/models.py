@@ -11,11 +11,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 OPSET = 17
 IR_VERSION = 9
+IR_VERSION_OF_16BIT = 10
 ELEM_TYPES = {
     "int64": TensorProto.INT64,
     "float32": TensorProto.FLOAT,
     "uint8": TensorProto.UINT8,
     "int8": TensorProto.INT8,
+    "uint16": TensorProto.UINT16,
+    "int16": TensorProto.INT16,
 }
 
 
@@ -101,12 +104,12 @@ class GraphBuilder:
             **attrs,
         )
 
-    def model(self, outputs: dict[str, str]) -> onnx.ModelProto:
-        """The finished model; ``outputs`` maps value names to dtypes."""
+    def model(self, outputs: dict[str, str], opset: int = OPSET) -> onnx.ModelProto:
+        """The finished model; ``outputs`` maps value names to dtypes.  Operator set 21 quantizes to 16 bits."""
         infos = [helper.make_tensor_value_info(name, ELEM_TYPES[dtype], None) for name, dtype in outputs.items()]
         graph = helper.make_graph(self.nodes, "graph", self.inputs, infos, self.initializers)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
-        model.ir_version = IR_VERSION
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+        model.ir_version = IR_VERSION if opset == OPSET else IR_VERSION_OF_16BIT
         model = onnx.shape_inference.infer_shapes(model)
         onnx.checker.check_model(model)
         return model

@@ -17,7 +17,7 @@ import numpy as np
 
 from selector.lowering.scheme import SCHEMES
 from selector.weights import WeightFacts, is_merged, weight_facts
-from selector.workload import ConvWorkload, QuantDType
+from selector.workload import ConvWorkload, DataDType, QuantDType
 
 DataZero = Literal["relu", "symmetric", "asymmetric"]
 
@@ -32,7 +32,7 @@ DTYPES: dict[str, tuple[QuantDType, QuantDType]] = {  # name -> (data, weights)
     "s8u8": ("int8", "uint8"),
 }
 # Data zero points: after a ReLU, of a symmetric quantizer, and of one that follows the range of the data.
-DATA_ZERO_POINTS: dict[QuantDType, dict[DataZero, int]] = {
+DATA_ZERO_POINTS: dict[DataDType, dict[DataZero, int]] = {
     "uint8": {"relu": 0, "asymmetric": 119},
     "int8": {"relu": -128, "symmetric": 0, "asymmetric": -9},
 }

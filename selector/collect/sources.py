@@ -26,7 +26,7 @@ class Candidate:
 
 
 def from_networks(paths: Iterable[Path], threads: Sequence[int] = (1,)) -> list[Candidate]:
-    """Every distinct quantized convolution of network files; a network is named after its file.
+    """Every distinct quantized convolution of 8-bit data in network files; a network is named after its file.
 
     Raises ModelError for a file that cannot be loaded.
     """
@@ -36,6 +36,7 @@ def from_networks(paths: Iterable[Path], threads: Sequence[int] = (1,)) -> list[
         Candidate(canonical(workload), (path.stem,))
         for path in paths
         for workload in extract_workloads(str(path), threads=1)
+        if not workload.has_16bit_data  # which leaves nothing to choose
     ]
     return _threaded(combine(found), threads)
 

@@ -35,6 +35,8 @@ from selector.graph.ir import (
     static_shape,
 )
 from selector.graph.ops import matmul
+from selector.graph.quantization import BYTES, INTEGERS
+from selector.workload import INT32_MAX
 
 _ONNX_NAMES = {
     "permute_dims": "Transpose",
@@ -57,7 +59,6 @@ _ONNX_NAMES = {
 _BOTH_DATA = "both operands are data: there is one lowering"
 _MANY_WEIGHTS = "its weight differs between batches: there is one lowering"
 LAYER_NAMES = "selector.layer_names"  # function attribute: names of the anchors, in graph order
-QUANTIZED = ("uint8", "int8")
 ANCHORS = (
     "relax.nn.conv1d",
     "relax.nn.conv2d",
@@ -114,15 +115,15 @@ def refusal(match: Match) -> str | None:
     if op_name(match.data) != "relax.dequantize":
         return f"its data is not dequantized but comes from {operator(match.data)}"
     stored = dtype_of(match.data.args[0])
-    if stored not in QUANTIZED:
-        return f"its data is quantized as {stored}, not uint8 or int8"
+    if stored not in INTEGERS:
+        return f"its data is quantized as {stored}, not as 8 or 16 bits"
     if scalar(match.data.args[1]) is None or scalar(match.data.args[2]) is None:
         return "its data has scales or zero points that differ between channels or are not constants"
     if match.weight is None:
         return "its weight is not a dequantized constant"
-    if str(match.weight.values.dtype) not in QUANTIZED:
+    if str(match.weight.values.dtype) not in BYTES:
         return f"its weight is quantized as {match.weight.values.dtype}, not uint8 or int8"
-    if static_shape(match.data) is None:
+    if static_shape(anchor.args[0]) is None:
         return "its data has symbolic dimensions"
     shape = match.weight.values.shape
     if kind == "matmul" and (math.prod(shape[:-2]) > 1 or not 2 <= len(shape) <= len(static_shape(match.data) or ())):
@@ -268,7 +269,7 @@ def _absorb(graph: Graph, match: Match, call: Expr) -> bool:
             match.bias = fold(graph, other)
         return match.bias is not None
     if name == "relax.quantize":
-        if dtype_of(call) not in QUANTIZED or scalar(call.args[1]) is None or scalar(call.args[2]) is None:
+        if dtype_of(call) not in INTEGERS or scalar(call.args[1]) is None or scalar(call.args[2]) is None:
             return False
         match.quantize = call
         return True
@@ -324,6 +325,8 @@ def _bias(match: Match, data_scale: np.float32, weight_scale: np.ndarray, channe
     in_units = np.allclose(scale, unit, rtol=1e-6, atol=0) and not zero_point.any()
     if values.dtype == np.int32 and in_units:
         return values
+    if values.dtype == np.int64 and in_units and np.abs(values).max() <= INT32_MAX:  # TFLite's, of 16-bit data
+        return values.astype("int32")
     return ((values.astype("int64") - zero_point) * scale.astype("float64")).astype("float32")
 
 

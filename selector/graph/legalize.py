@@ -22,6 +22,7 @@ from selector.graph.ir import Expr, op_name, static_shape
 from selector.graph.ops import BY_NAME
 from selector.graph.ops.parts import shaped
 from selector.policy import Decision, Policy
+from selector.policy.base import only_choice
 from selector.target import TargetProfile, profile
 from selector.tensors import TensorSpec
 from selector.workload import ConvConstants, ConvWorkload, UnsupportedWorkload
@@ -84,6 +85,13 @@ class Session:
             raise
 
     def _ask(self, workloads: list[ConvWorkload]) -> list[Decision]:
+        """One decision for each workload; the policy is asked about those that leave a choice."""
+        forced = [only_choice(workload) for workload in workloads]
+        free = [workload for workload, decision in zip(workloads, forced, strict=True) if decision is None]
+        answers = iter(self._ask_policy(free) if free else [])
+        return [next(answers) if decision is None else decision for decision in forced]
+
+    def _ask_policy(self, workloads: list[ConvWorkload]) -> list[Decision]:
         decide_all = getattr(self.policy, "decide_all", None)
         if decide_all is not None:
             return list(decide_all(workloads, self.target))
@@ -196,5 +204,5 @@ def _describe(call: Expr, threads: int) -> ConvWorkload | str:
 
 def _left(layer: str, reason: str, workload: ConvWorkload | None = None, *, integer: bool = False) -> Decision:
     """The decision for a layer that no policy is asked about: it stays as TVM has it, or there is one lowering."""
-    lowering, source = ("int16", "only") if integer else ("tvm", "unsupported")
+    lowering, source = ("int16", "only lowering") if integer else ("tvm", "unsupported")
     return Decision(lowering, source=source, reason=reason, layer=layer, workload=workload)  # type: ignore[arg-type]

@@ -18,11 +18,11 @@ from tvm import relax
 
 from selector.graph.ir import Expr, constant, dtype_of, ints, op_name, static_shape
 from selector.weights import weight_facts
-from selector.workload import ConvConstants, ConvWorkload, Requantize, UnsupportedWorkload
+from selector.workload import INT32_MAX, ConvConstants, ConvWorkload, Requantize, UnsupportedWorkload
 
 CONV2D = "relax.qnn.conv2d"
 DENSE = "relax.qnn.dense"
-_INT32_MAX = (1 << 31) - 1
+_ACCUMULATOR_BITS = 40  # of a split one
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class QuantParams:
     weight_zero_point: np.ndarray  # (O,) int32
     out_scale: float = 1.0
     out_zero_point: int = 0
-    out_dtype: str = "float32"  # "uint8", "int8", "float32", or "int32": the accumulator; scale and zero point are for
-    # the first two alone
+    out_dtype: str = "float32"  # of 8 or 16 bits, "float32", or "int32": the accumulator; scale and zero point are for
+    # the first alone
     clip_min: float = -math.inf  # real units
     clip_max: float = math.inf
 
@@ -77,7 +77,7 @@ def conv2d(
     groups: int = 1,
     data_layout: str = "NHWC",
 ) -> Expr:
-    """Call of ``relax.qnn.conv2d``: data uint8 or int8, 4-D in ``data_layout``; padding is top, left, bottom, right."""
+    """Call of ``relax.qnn.conv2d``: 8- or 16-bit data, 4-D in ``data_layout``; padding: top, left, bottom, right."""
     attrs = params.attrs() | {
         "layer": layer,
         "strides": list(strides),
@@ -91,7 +91,7 @@ def conv2d(
 
 
 def dense(data: Expr, params: QuantParams, *, layer: str) -> Expr:
-    """Call of ``relax.qnn.dense``: data uint8 or int8 (..., C), result (..., O)."""
+    """Call of ``relax.qnn.dense``: data of 8 or 16 bits (..., C), result (..., O)."""
     attrs = params.attrs() | {"layer": layer}
     return tvm.ir.Call(tvm.ir.Op.get(DENSE), params.args(data), tvm.ir.make_node("ir.DictAttrs", **attrs))
 
@@ -169,10 +169,14 @@ def describe(call: Expr, threads: int = 1) -> tuple[ConvWorkload, ConvConstants]
         threads=threads,
         **asdict(facts),
     )
-    if workload.accumulator_bound() > _INT32_MAX:
-        raise UnsupportedWorkload(f"its accumulator may reach {workload.accumulator_bound()}, more than 32 bits hold")
+    bits = _ACCUMULATOR_BITS if workload.has_16bit_data else 32
+    if workload.accumulator_bound() >= 1 << (bits - 1):
+        raise UnsupportedWorkload(
+            f"its accumulator may reach {workload.accumulator_bound()}, more than {bits} bits hold"
+        )
     bias = params.bias if params.bias.dtype == np.int32 and params.bias.any() else None
-    if bias is not None and workload.accumulator_bound() + int(np.abs(bias.astype("int64")).max()) > _INT32_MAX:
+    largest_bias = 0 if bias is None else int(np.abs(bias.astype("int64")).max())
+    if not workload.is_split and workload.accumulator_bound() + largest_bias > INT32_MAX:
         # too large to be added to the accumulator: added in float32, as the network has it
         params = replace(params, bias=_real_bias(params))
         bias = None

@@ -1,6 +1,6 @@
-"""Quantized tensors: what an 8-bit tensor means, and how a graph says so.
+"""Quantized tensors: what a tensor of 8 or 16 bits means, and how a graph says so.
 
-A tensor of bytes ``q`` with a scale and a zero point stands for ``(q - zero_point) * scale``.
+A tensor of integers ``q`` with a scale and a zero point stands for ``(q - zero_point) * scale``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from tvm import relax
 from selector.graph.ir import Expr, Graph, dtype_of, op_name, scalar
 
 BYTES = ("uint8", "int8")  # what counts as 8-bit
+INTEGERS = (*BYTES, "uint16", "int16")  # what counts as quantized data
 QUANTIZE = "relax.quantize"
 DEQUANTIZE = "relax.dequantize"
 
@@ -23,7 +24,7 @@ class Params:
 
     scale: float  # a float32
     zero_point: int
-    dtype: str  # "uint8" or "int8"
+    dtype: str  # one of INTEGERS
 
     def operands(self) -> tuple[Expr, Expr]:
         """Scale and zero point as ``relax.quantize`` and ``relax.dequantize`` take them."""
@@ -34,7 +35,7 @@ class Params:
         return relax.op.quantize(data, *self.operands(), out_dtype=self.dtype)
 
     def dequantize(self, data: Expr) -> Expr:
-        """The 8-bit tensor ``data`` as float32."""
+        """The quantized tensor ``data`` as float32."""
         return relax.op.dequantize(data, *self.operands())
 
     def levels(self, values: np.ndarray) -> np.ndarray:
@@ -43,19 +44,19 @@ class Params:
         return np.clip(np.rint(values / np.float32(self.scale)) + np.float32(self.zero_point), info.min, info.max)
 
     def all_values(self) -> np.ndarray:
-        """What every byte 0 to 255 means, (256,) float32; for int8 the negative numbers come last."""
+        """What every byte 0 to 255 means, (256,) float32; for int8 the negative numbers come last.  8 bits only."""
         levels = np.arange(256).astype("uint8").view(self.dtype).astype("float32")
         return (levels - np.float32(self.zero_point)) * np.float32(self.scale)
 
 
 def params_of(call: Expr) -> Params | None:
-    """Parameters of a quantize or dequantize; None for any other call, and unless 8-bit, per tensor and constant."""
+    """Parameters of a quantize or dequantize; None for any other call, and unless per tensor and constant."""
     name = op_name(call)
     if name not in (QUANTIZE, DEQUANTIZE):
         return None
     whole, real = (call.args[0], call) if name == DEQUANTIZE else (call, call.args[0])
     scale, zero_point, dtype = scalar(call.args[1]), scalar(call.args[2]), dtype_of(whole)
-    if scale is None or zero_point is None or scale <= 0 or dtype not in BYTES or dtype_of(real) != "float32":
+    if scale is None or zero_point is None or scale <= 0 or dtype not in INTEGERS or dtype_of(real) != "float32":
         return None
     return Params(float(scale), int(zero_point), str(dtype))
 
@@ -64,9 +65,10 @@ def dequantized(graph: Graph, expr: Expr) -> tuple[Expr, Params] | None:
     """The 8-bit tensor that ``expr`` is the dequantized form of, with its parameters."""
     call = graph.value(expr)
     params = params_of(call) if op_name(call) == DEQUANTIZE else None
-    return None if params is None else (call.args[0], params)
+    return None if params is None or params.dtype not in BYTES else (call.args[0], params)
 
 
-def quantize_params(call: Expr) -> Params | None:
-    """Parameters of a quantize; None for anything else."""
-    return params_of(call) if op_name(call) == QUANTIZE else None
+def quantizes_to_bytes(call: Expr) -> Params | None:
+    """Parameters of a quantize to 8 bits; None for anything else."""
+    params = params_of(call) if op_name(call) == QUANTIZE else None
+    return None if params is None or params.dtype not in BYTES else params

@@ -9,7 +9,7 @@ from selector.lowering.interleave import MOST_OUT_ROWS
 from selector.lowering.kernel import Kernel
 from selector.lowering.plan import employed
 from selector.target import TargetProfile
-from selector.workload import ConvConstants, ConvWorkload
+from selector.workload import ConvConstants, ConvWorkload, UnsupportedWorkload
 
 Builder = Callable[[str, ConvWorkload, ConvConstants, TargetProfile, ConvWorkload], Kernel]
 
@@ -28,8 +28,13 @@ def build(
     ``like``: the same layer on another image or batch, whose packed constants the kernel takes if it can.  They depend
     on the dot instruction, on Winograd's scheme, and on the channels of a block, which are then chosen for ``like``.
 
-    Raises KeyError for an unknown lowering; both lowerings take every ConvWorkload and give the same int32 accumulator.
+    Raises KeyError for an unknown lowering, and UnsupportedWorkload for 16-bit data under ``int8`` or a split
+    accumulator as output.  Both lowerings give the same accumulator.
     """
+    if workload.is_split and constants.requantize is None:
+        raise UnsupportedWorkload(
+            f"its accumulator may reach {workload.accumulator_bound()}, more than its int32 output holds"
+        )
     work = employed(workload, target, lowering)
     planned = employed(like, target, lowering) if like is not None and can_share(work, like) else work
     return LOWERINGS[lowering](f"qconv2d_{workload.kind}_{lowering}", work, constants, target, planned)

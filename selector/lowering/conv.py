@@ -36,6 +36,7 @@ from selector.lowering.tir import (
     splat,
     store,
 )
+from selector.lowering.wide import WideSums, piece_steps
 from selector.target import TargetProfile
 from selector.weights import reduction_runs
 from selector.workload import ConvConstants, ConvWorkload
@@ -90,6 +91,9 @@ class _Direct:
         self.run_shape = (workload.kernel_height, runs.shape[1] // workload.kernel_height)
         self.run_length = runs.shape[2]
         runs_of_pixel, self.steps = reduction(workload, row)
+        self.wide: WideSums | None = None  # of a task
+        self.piece = piece_steps(workload, row)
+        self.row_is_piece = self.run_shape[1] * self.steps <= self.piece  # else pieces are parts of runs
         # Kernels of many short runs spend as much on where these start as on products.
         self.short_runs = not merges(workload) and runs_of_pixel > 1 and self.run_length <= _SHORT
         self.tile = choose_tile(workload, row, target, choose_tile(planned, row, target).vectors)
@@ -157,6 +161,8 @@ class _Direct:
                 self.band.emit(data, source, image, first_row, self.target.vector_bits // 8)
                 base = 0
                 self.pitch, self.row_stride = self.band.pitch, self.band.row_stride
+            if work.is_split:
+                self.wide = WideSums(tile.pixels * tile.vectors, self.row.lanes)
             self.source, self.base = source, T.Bind(T.int32(0) + base)
             self.out_base = T.Bind((image * work.out_height + first_row) * work.out_width * work.out_channels)
             sums = self._row_sums() if self.operands.has_term2 else None
@@ -241,8 +247,17 @@ class _Direct:
             bias = self.epilogue.start(block * self.block + j * row.lanes)
             for i in range(width):
                 tile[i, j] = bias
+                if self.wide is not None:
+                    self.wide.clear(i * vectors + j)
         offsets = [T.Bind(self._address(data_base + offset)) for offset in self._offsets(line, column, width)]
         first = T.Bind(line * self._lines()[1] + column)
+
+        def finish_piece() -> None:
+            assert self.wide is not None
+            for i in range(width):
+                for j in range(vectors):
+                    self.wide.add(i * vectors + j, tile[i, j])
+                    tile[i, j] = const(0, "int32", row.lanes)
 
         def run(kernel_row: Expr, kernel_column: Expr) -> None:
             work = self.work
@@ -255,19 +270,45 @@ class _Direct:
                 starts = [offset + self._address(shift) + self._address(ahead) for offset in offsets]
                 tile.step(self.source, starts, self.weight, weights + k * tile.step_weights)
 
-            reduce(row, self.steps, step)
+            if self.wide is None or self.row_is_piece:
+                reduce(row, self.steps, step)
+            else:
+                self._in_pieces(step, finish_piece)
 
-        loop(self.run_shape[0], lambda h: loop(self.run_shape[1], lambda w: run(h, w)))
+        def kernel_row(h: Expr) -> None:
+            loop(self.run_shape[1], lambda w: run(h, w))
+            if self.wide is not None and self.row_is_piece:
+                finish_piece()
+
+        loop(self.run_shape[0], kernel_row)
         for i in range(width):
             valid = self.work.group_out_channels if self.work.group_out_channels < self.block else None
+            highs = None
+            sums_of_pixel = [tile[i, j] for j in range(vectors)]
+            if self.wide is not None:
+                wide = [self.wide[i * vectors + j] for j in range(vectors)]
+                highs, sums_of_pixel = [high for high, _ in wide], [low for _, low in wide]
             self.epilogue.emit(
-                [tile[i, j] for j in range(vectors)],
+                sums_of_pixel,
                 block * self.block,
                 self.out,
                 self.out_base + (first + i) * self.work.out_channels + channel,
                 None if sums is None else [self._data_sum(sums, group, first + i)] * vectors,
                 valid,
+                highs,
             )
+
+    def _in_pieces(self, step: Callable[[Expr], None], finish_piece: Callable[[], None]) -> None:
+        """The steps of a run, in pieces."""
+        whole, rest = divmod(self.steps, self.piece)
+
+        def piece(index: Expr, steps: int) -> None:
+            reduce(self.row, steps, lambda k: step(index * self.piece + k))
+            finish_piece()
+
+        loop(whole, lambda index: piece(index, self.piece))
+        if rest:
+            piece(whole, rest)
 
     def _data_sum(self, sums: Expr, group: Expr, pixel: Expr) -> Expr:
         index = group * (self.tile.rows * self.work.out_width) + pixel

@@ -1,4 +1,7 @@
-"""The int16 lowering: both zero points are subtracted first, then one int16 convolution without terms."""
+"""The int16 lowering: both zero points are subtracted first, then one int16 convolution without terms.
+
+16-bit data keeps its zero point (see ``operands``).
+"""
 
 from __future__ import annotations
 
@@ -27,12 +30,13 @@ def build(
 
 
 def operands_of(workload: ConvWorkload, constants: ConvConstants, row: dot.Dot) -> Operands:
-    """Data and weights as the row takes them, both zero points subtracted."""
+    """Data and weights as the row takes them: zero points subtracted, 16-bit data as int16."""
+    shifts = {"int16": 0, "uint16": -(1 << 15)}
     return make_operands(
         workload,
         constants,
         data_dtype=row.data_dtype,
-        data_offset=-workload.data_zero_point,
+        data_offset=shifts.get(workload.data_dtype, -workload.data_zero_point),
         weight_dtype=row.weight_dtype,
         weight_offset=constants.weight_zero_point.astype("int64"),
     )
@@ -45,11 +49,12 @@ def choose(
 
     ``term2``: whether some weights less their zero point do not fit a byte, as when the int8 lowering needs Term2.
     """
-    if depthwise.takes(workload):
+    if depthwise.takes(workload) and not workload.is_split:
         rows = dot.candidates(target, "int16", depthwise.MAX_DOT_GROUPS)
         return depthwise.choose(workload, rows), depthwise, None
     row = dot.candidates(target, "int16", conv.MAX_DOT_GROUPS)[0]
-    scheme = _best_scheme(workload, bound, row, target)
+    # Winograd's transforms of 16-bit data do not fit int16.
+    scheme = None if workload.has_16bit_data else _best_scheme(workload, bound, row, target)
     if scheme is not None:
         return row, winograd, scheme
     row = tiling.divide(workload, row, target)

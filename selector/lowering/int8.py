@@ -9,7 +9,7 @@ from selector.lowering.kernel import Kernel
 from selector.lowering.operands import Operands, make_operands
 from selector.target import TargetProfile
 from selector.weights import WeightFacts, signed_offset, weight_facts
-from selector.workload import ConvConstants, ConvWorkload
+from selector.workload import ConvConstants, ConvWorkload, UnsupportedWorkload
 
 
 def build(
@@ -31,7 +31,12 @@ def build(
 
 
 def choose(workload: ConvWorkload, facts: WeightFacts, target: TargetProfile) -> tuple[dot.Dot, ModuleType]:
-    """The dot instruction and the template module for weights of which ``facts`` are true."""
+    """The dot instruction and the template module for weights of which ``facts`` are true.
+
+    Raises UnsupportedWorkload for 16-bit data.
+    """
+    if workload.has_16bit_data:
+        raise UnsupportedWorkload("the int8 lowering takes 8-bit data only")
     template = depthwise if depthwise.takes(workload) else conv
     rows = [row for row in dot.candidates(target, "int8", template.MAX_DOT_GROUPS) if row.safe(facts)]
     if template is depthwise:

@@ -37,7 +37,7 @@ def assemble(
     """The kernel whose body ``emit`` writes, given the buffers: data, those of ``packed``, the epilogue's, output."""
     work = workload
     arguments = [
-        ("data", work.data_bytes(), work.data_dtype),
+        ("data", work.data_elements(), work.data_dtype),
         *((argument, array.size, str(array.dtype)) for argument, array in packed.items()),
         *epilogue.arguments,
         ("out", work.batch * work.out_height * work.out_width * work.out_channels, work.out_dtype),

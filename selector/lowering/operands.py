@@ -7,7 +7,8 @@ channel), zero points move along, ``zp' = zp_a + a`` and ``zw' = zp_w - c_o``, a
               Term1                   Term1            Term2         Term3          Term4
 
 Term3 and Term4 are constants and go into the bias; Term2 is needed only where ``zw'`` is not zero.  The int16 lowering
-is the case ``a = -zp_a, c_o = zp_w``: no terms are left.
+is the case ``a = -zp_a, c_o = zp_w``: no terms are left.  Of 16-bit data, less a zero point, int16 is too small: ``a``
+is 0 for int16 and -32768 for uint16, so that Term3 stays.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Operands:
     weight: np.ndarray  # (O, KH, KW, C/groups) w', int8 or int16
     weight_zero_point: np.ndarray  # (O,) int32 zw'
     bias: np.ndarray  # (O,) int32: the bias with Term3 and Term4 in it, modulo 2**32
+    high_bias: np.ndarray | None = None  # (O,) int32: of a split accumulator, whose bias is 65536 * high_bias + bias
 
     @property
     def has_term2(self) -> bool:
@@ -54,14 +56,21 @@ def make_operands(
     taps = weight[0].size
     bias = np.zeros(workload.out_channels, np.int64) if constants.bias is None else constants.bias.astype(np.int64)
     bias = bias - data_zero_point * weight.sum(axis=(1, 2, 3)) + taps * data_zero_point * zero_point
+    high, low = halves(bias) if workload.is_split else (None, wrap_int32(bias))
     return Operands(
         data_dtype=data_dtype,
         data_offset=data_offset,
         data_zero_point=data_zero_point,
         weight=weight.astype(weight_dtype),
         weight_zero_point=zero_point.astype(np.int32),
-        bias=wrap_int32(bias),
+        bias=low,
+        high_bias=high,
     )
+
+
+def halves(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int64 values as (high, low) int32: ``values == 65536 * high + low``, ``0 <= low < 65536``."""
+    return (values >> 16).astype(np.int32), (values & 0xFFFF).astype(np.int32)
 
 
 def wrap_int32(values: np.ndarray) -> np.ndarray:

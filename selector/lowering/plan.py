@@ -53,7 +53,7 @@ class Plan(NamedTuple):
 
 
 def plan(workload: ConvWorkload, target: TargetProfile, lowering: str) -> Plan:
-    """The plan of one lowering; raises KeyError for an unknown one.
+    """The plan of one lowering; raises KeyError for an unknown one, UnsupportedWorkload for 16-bit data under ``int8``.
 
     Two lowerings' plans together take 70 to 100 µs: policies compute them for every layer.
     """

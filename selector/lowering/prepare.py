@@ -92,9 +92,9 @@ class Band(NamedTuple):
 
 
 def convert(value: Expr, lanes: int, dtype: str, offset: int) -> Expr:
-    """Qa -> Qa + offset in the stored dtype: widened to int16, or bytes shifted by 128 or not at all."""
+    """Qa -> Qa + offset in the stored dtype: widened to int16, or the top bit flipped, or as it is."""
     if dtype == "int16":
-        widened = cast(value, "int16", lanes)
+        widened = cast(value, "int16", lanes)  # sums wrap around: -32768 flips the top bit of what was a uint16
         return widened if offset == 0 else widened + const(offset, "int16", lanes)
     if offset:
         assert abs(offset) == 128

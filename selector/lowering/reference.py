@@ -30,10 +30,9 @@ def convolve(workload: ConvWorkload, constants: ConvConstants, data: np.ndarray)
     acc = accumulate(workload, constants, data)
     if constants.bias is not None:
         acc = acc + constants.bias
-    acc = acc.astype(np.int32)
     requantize = constants.requantize
     if requantize is None:
-        return acc
+        return acc.astype(np.int32)
     value = acc.astype(np.float32) * requantize.multiplier.astype(np.float32)
     if requantize.offset is not None:
         value = value + requantize.offset.astype(np.float32)

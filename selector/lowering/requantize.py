@@ -1,4 +1,4 @@
-"""From int32 accumulators to the output: the epilogue that every kernel ends in.
+"""From accumulators to the output: the epilogue that every kernel ends in.
 
 Numerics are those of ``selector.workload.Requantize``.
 """
@@ -13,6 +13,7 @@ from tvm.tirx.script import builder as T
 from selector.lowering.narrow import PACKS, Ordered, Packs
 from selector.lowering.operands import Operands
 from selector.lowering.tir import Expr, cast, const, intrinsic, load, pick, store, vector
+from selector.lowering.wide import nearest_float
 from selector.target import TargetProfile
 from selector.workload import ConvConstants, ConvWorkload, Requantize
 
@@ -74,6 +75,8 @@ class Epilogue:
     ) -> Epilogue:
         """The epilogue of one convolution whose blocks of channels begin at ``starts``."""
         arrays = {"bias": operands.bias} if operands.bias.any() else {}
+        if operands.high_bias is not None:
+            arrays |= {"bias": operands.bias, "high_bias": operands.high_bias}
         if operands.has_term2:
             arrays["weight_zero_point"] = operands.weight_zero_point
         if constants.requantize is not None:
@@ -104,8 +107,8 @@ class Epilogue:
         return len(self.order[0])
 
     def start(self, slot: Expr) -> Expr:
-        """What an accumulator starts with: the bias (Term3 and Term4 included)."""
-        if "bias" in self.buffers:
+        """What an accumulator starts with: the bias (Term3 and Term4 included), in pieces nothing."""
+        if "bias" in self.buffers and not self.workload.is_split:
             return load(self.buffers["bias"], slot, self.lanes)
         return const(0, "int32", self.lanes)
 
@@ -117,21 +120,25 @@ class Epilogue:
         out_index: Expr,
         data_sums: list[Expr] | None = None,
         valid: int | None = None,
+        highs: list[Expr] | None = None,
     ) -> None:
         """Store one pixel's channels of a block.
 
         ``accumulators``: an int32 vector for each of the order's first vectors (a block may be stored in parts of equal
         order); ``slot``: of the first lane; ``out_index``: where the first channel goes; ``data_sums``: int32 vectors
-        with the sum of x' under the pixel, where Term2 is needed; ``valid``: how many channels are real (None: all).
+        with the sum of x' under the pixel, where Term2 is needed; ``valid``: how many channels are real (None: all);
+        ``highs``: of a split accumulator, whose low half ``accumulators`` are then.
         """
         slots = [slot + j * self.lanes for j in range(len(accumulators))]
         values = accumulators
         if data_sums is not None:
             values = [self._less_term2(*item) for item in zip(values, data_sums, slots, strict=True)]
+        if highs is not None:
+            values = [self._joined(*item) for item in zip(highs, values, slots, strict=True)]
         if self.requantize is not None:
             values = [self._scale(value, at) for value, at in zip(values, slots, strict=True)]
         ordered = [Ordered(value, channels) for value, channels in zip(values, self.order, strict=False)]
-        if self.workload.out_dtype in ("uint8", "int8"):
+        if self.workload.out_dtype not in ("int32", "float32"):
             ordered = self._narrow(ordered)
         for item in ordered:
             first, width = min(item.channels), len(set(item.channels))
@@ -144,9 +151,15 @@ class Epilogue:
     def _less_term2(self, acc: Expr, data_sum: Expr, slot: Expr) -> Expr:
         return acc - data_sum * load(self.buffers["weight_zero_point"], slot, self.lanes)
 
+    def _joined(self, high: Expr, low: Expr, slot: Expr) -> Expr:
+        """The float32 nearest to a split accumulator with its bias."""
+        biases = [load(self.buffers[name], slot, self.lanes) for name in ("high_bias", "bias")]
+        return nearest_float(high + biases[0], low + biases[1], self.lanes)
+
     def _scale(self, value: Expr, slot: Expr) -> Expr:
         lanes = self.lanes
-        scaled = cast(value, "float32", lanes) * load(self.buffers["multiplier"], slot, lanes)
+        real = value if self.workload.is_split else cast(value, "float32", lanes)
+        scaled = real * load(self.buffers["multiplier"], slot, lanes)
         if "offset" in self.buffers:
             # The fence keeps LLVM from fusing the two into one rounding on CPUs that have FMA.
             if _has_floats(self.target):
@@ -176,14 +189,15 @@ class Epilogue:
         )
 
     def _largest(self) -> float:
-        """Bound of |scaled value|, for any int32 accumulator."""
+        """Bound of |scaled value|, for any accumulator."""
         requantize = self.requantize
         assert requantize is not None
         offset = 0.0 if requantize.offset is None else float(np.abs(requantize.offset).max())
-        return 2.0**31 * float(np.abs(requantize.multiplier).max()) + offset
+        largest = 2.0 * self.workload.accumulator_bound() if self.workload.is_split else 2.0**31
+        return largest * float(np.abs(requantize.multiplier).max()) + offset
 
     def _narrow(self, scaled: list[Ordered]) -> list[Ordered]:
-        """Float32 vectors, clipped where the packs do not -> 8-bit vectors."""
+        """Float32 vectors, clipped where the packs do not -> vectors of the output's dtype."""
         assert self.requantize is not None
         zero_point, dtype, lanes = self.requantize.zero_point, self.workload.out_dtype, self.lanes
         packs = _packs(self.workload, self.target)

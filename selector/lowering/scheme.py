@@ -260,7 +260,7 @@ def _fitting(height: int, width: int, stride: tuple[int, int], rows: bool, colum
 def output_bound(workload: ConvWorkload, constants: ConvConstants) -> int:
     """Largest |accumulator| that the constant weights allow for any data."""
     weight = constants.weight.astype(np.int64) - constants.weight_zero_point.reshape(-1, 1, 1, 1)
-    low, high = (0, 255) if workload.data_dtype == "uint8" else (-128, 127)
+    low, high = workload.data_range
     largest = max(high - workload.data_zero_point, workload.data_zero_point - low)
     return int(np.abs(weight).sum(axis=(1, 2, 3)).max()) * largest
 

@@ -20,7 +20,7 @@ class Decision:
     """Which lowering one layer gets, and why."""
 
     lowering: LoweringName | Literal["tvm"]  # tvm: left as TVM has it, the reason says why
-    source: str  # name of the policy, or of the fallback, that decided; "unsupported" with "tvm"; "only": no choice
+    source: str  # name of the policy or fallback that decided; "unsupported" with "tvm"; "only lowering": no choice
     reason: str  # one sentence
     log2_ratio: float | None = None  # predicted or measured log2(t_int16 / t_int8); None: the policy predicts none
     layer: str = ""  # name of the layer in the network
@@ -57,6 +57,14 @@ class Decision:
             "movers": tuple((str(name), float(change)) for name, change in values.get("movers", ())),
         }
         return Decision(**{**values, **fields})
+
+
+def only_choice(workload: ConvWorkload) -> Decision | None:
+    """The decision for a workload that one lowering takes; None where a policy has a choice."""
+    if not workload.has_16bit_data:
+        return None
+    why = f"its data is {workload.data_dtype}, and the int8 lowering takes 8-bit data only"
+    return Decision("int16", source="only lowering", reason=why)
 
 
 def rates_of(target: TargetProfile) -> str:

@@ -8,6 +8,7 @@ import selector
 from selector.graph import op
 from selector.graph.fuse import fuse
 from selector.graph.passes.canonical import canonicalize
+from selector.graph.passes.integer import keep_integer
 from tests.graph.modules import calls, dequantize, module, operators, quantize, weight
 from tests.models import qdq_conv_model, qdq_dense_model
 
@@ -214,12 +215,25 @@ def test_refusals_say_why(reason):
     assert "qnn.conv2d" not in operators(mod)
 
 
-def test_16_bit_data_is_refused():
+@pytest.mark.parametrize(("dtype", "reason"), [("uint16", ""), ("int16", ""), ("int32", "quantized as int32, not")])
+def test_data_of_16_bits_is_taken_and_of_32_refused(dtype, reason):
     before = module(
-        [((1, 8, 6, 6), "int16")],
-        lambda emit, x: relax.op.nn.conv2d(emit(dequantize(x, dtype="int16")), emit(weight((4, 8, 3, 3)))),
+        [((1, 8, 6, 6), dtype)],
+        lambda emit, x: relax.op.nn.conv2d(emit(dequantize(x, dtype=dtype)), emit(weight((4, 8, 3, 3)))),
     )
-    assert "quantized as int16" in fused(before)[1][0].reason
+    (layer,) = fused(before)[1]
+    assert reason in layer.reason
+    assert bool(layer.reason) == bool(reason)
+
+
+def test_16_bit_data_moves_as_integers():
+    def build(emit, x):
+        moved = emit(relax.op.permute_dims(emit(dequantize(x, dtype="int16")), [0, 3, 1, 2]))
+        return relax.op.matmul(emit(relax.op.reshape(moved, (8, 36))), emit(weight((36, 4))))
+
+    mod, (layer,) = fused(keep_integer(module([((1, 6, 6, 8), "int16")], build)))
+    assert not layer.reason
+    assert operators(mod) == ["permute_dims", "reshape", "qnn.dense"]
 
 
 def test_float_network_is_left_alone():

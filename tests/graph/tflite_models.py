@@ -10,7 +10,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-_TYPES = {"float32": 0, "int32": 2, "uint8": 3, "int64": 4, "int8": 9}
+_TYPES = {"float32": 0, "int32": 2, "uint8": 3, "int64": 4, "int16": 7, "int8": 9}
 
 
 @dataclass
@@ -20,12 +20,12 @@ class T:
     shape: tuple[int, ...]
     dtype: str = "int8"
     scale: float | np.ndarray | None = 0.05
-    zero: int = 3
+    zero: int | None = 3  # None: the file gives scales alone
     data: np.ndarray | None = None
     axis: int = 0
 
 
-def constant(data: np.ndarray, scale: float | np.ndarray | None = None, zero: int = 0, axis: int = 0) -> T:
+def constant(data: np.ndarray, scale: float | np.ndarray | None = None, zero: int | None = 0, axis: int = 0) -> T:
     """A constant; without a scale it is not quantized."""
     return T(data.shape, str(data.dtype), scale, zero, data, axis)
 
@@ -48,7 +48,8 @@ def network(op: str, inputs: list[T], outputs: list[T], options: Any = None, ver
         if item.scale is not None:
             params = schema.QuantizationParametersT()
             scales = np.atleast_1d(np.asarray(item.scale, "float32"))
-            params.scale, params.zeroPoint = scales.tolist(), [item.zero] * len(scales)
+            params.scale = scales.tolist()
+            params.zeroPoint = None if item.zero is None else [item.zero] * len(scales)
             params.quantizedDimension = item.axis
             tensor.quantization = params
         graph.tensors.append(tensor)
@@ -85,6 +86,10 @@ def expected(data: bytes, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndar
     rng = np.random.default_rng(seed)
     feeds = []
     for item in interpreter.get_input_details():
+        if item["dtype"] is np.float32:
+            feeds.append(rng.standard_normal(item["shape"]).astype("float32"))
+            interpreter.set_tensor(item["index"], feeds[-1])
+            continue
         info = np.iinfo(item["dtype"])
         feeds.append(rng.integers(info.min, info.max + 1, item["shape"]).astype(item["dtype"]))
         interpreter.set_tensor(item["index"], feeds[-1])

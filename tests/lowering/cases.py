@@ -103,7 +103,8 @@ def with_facts(workload: ConvWorkload, constants: ConvConstants) -> ConvWorkload
 def random_requantize(rng: np.random.Generator, workload: ConvWorkload) -> Requantize:
     """Scales that spread the accumulators over the output's range; half of the draws hit many ties."""
     taps = workload.kernel_height * workload.kernel_width * workload.group_in_channels
-    spread = 1 / (np.sqrt(taps) * 100)
+    width = np.dtype(workload.data_dtype).itemsize - 1, np.dtype(workload.out_dtype).itemsize % 4 - 1
+    spread = 256.0 ** (max(width[1], 0) - width[0]) / (np.sqrt(taps) * 100)
     if rng.random() < 0.5:
         multiplier = np.full(workload.out_channels, 2.0 ** np.floor(np.log2(spread)))
     else:
@@ -158,9 +159,13 @@ def _kernel(draw: st.DrawFn, kind: str) -> tuple[int, int]:
     return {"3x3": (3, 3), "1xk": (1, draw(size)), "kx1": (draw(size), 1)}.get(shape) or (draw(size), draw(size))
 
 
+BYTES = ("uint8", "int8")
+WORDS = ("uint16", "int16")
+
+
 @st.composite
-def workloads(draw: st.DrawFn) -> ConvWorkload:
-    """Workloads over the whole space of quantized convolutions, small ones."""
+def workloads(draw: st.DrawFn, data: tuple[str, ...] = BYTES) -> ConvWorkload:
+    """Workloads over the whole space of quantized convolutions of ``data``, small ones."""
     kind = draw(st.sampled_from(("1x1", "dense", "depthwise", "grouped", "first", "winograd")))
     groups, in_channels, out_channels = draw(_channels(kind))
     kernel, stride, dilation = draw(_kernel(kind)), (1, 1), (1, 1)
@@ -173,7 +178,8 @@ def workloads(draw: st.DrawFn) -> ConvWorkload:
     padding = [draw(st.integers(0, extent[axis % 2])) for axis in range(4)]  # top, left, bottom, right
     least = [max(1, extent[axis] - padding[axis] - padding[axis + 2]) for axis in (0, 1)]
     weight_dtype = draw(st.sampled_from(("int8", "uint8")))
-    data_dtype = draw(st.sampled_from(("uint8", "int8")))
+    data_dtype = draw(st.sampled_from(data))
+    outputs = ("int32", "uint8", "int8", "float32") if data == BYTES else (*WORDS, *BYTES, "float32")
     data_range, weight_range = np.iinfo(data_dtype), np.iinfo(weight_dtype)
     return ConvWorkload(
         batch=draw(st.integers(1, 2)),
@@ -189,7 +195,7 @@ def workloads(draw: st.DrawFn) -> ConvWorkload:
         groups=groups,
         data_dtype=data_dtype,  # type: ignore[arg-type]
         weight_dtype=weight_dtype,  # type: ignore[arg-type]
-        out_dtype=draw(st.sampled_from(("int32", "uint8", "int8", "float32"))),  # type: ignore[arg-type]
+        out_dtype=draw(st.sampled_from(outputs)),  # type: ignore[arg-type]
         data_zero_point=draw(_zero_points(int(data_range.min), int(data_range.max))),
         weight_zero_point=draw(st.one_of(st.none(), _zero_points(int(weight_range.min), int(weight_range.max)))),
         threads=draw(st.integers(1, 2)),
@@ -197,10 +203,10 @@ def workloads(draw: st.DrawFn) -> ConvWorkload:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> Case:
+def cases(draw: st.DrawFn, data: tuple[str, ...] = BYTES) -> Case:
     """Cases over the whole space of workloads, weights and data."""
     return make_case(
-        draw(workloads()),
+        draw(workloads(data)),
         seed=draw(st.integers(0, 1 << 30)),
         weights=draw(st.sampled_from(sorted(WEIGHTS))),
         extreme_data=draw(st.booleans()),

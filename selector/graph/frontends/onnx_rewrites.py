@@ -6,25 +6,20 @@ Resize         ->  Gather, or a weighted sum of two, where TVM would take other 
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import onnx
 
 from selector.graph.frontends.onnx_graph import OnnxGraph, attribute, make, operand, set_attributes
+from selector.graph.frontends.phases import Axis, for_phases, phase_weights
 
 _NUMPY_MODES: dict[str, Literal["reflect", "edge", "wrap"]] = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
 _COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
 
 
 def convolve_by_phases(graph: OnnxGraph) -> None:
-    """Every ConvTranspose with constant weights as a convolution.
-
-    Output ``s·j + a`` of stride ``s`` sums ``x[j - u] · w[a + s·u]`` over ``u``: for each phase ``a`` an ordinary
-    convolution, with every ``s``-th tap in reverse.  Taps that a phase lacks are zero, as the zero point says it.
-    """
+    """Every ConvTranspose with constant weights as a convolution (see ``phases``)."""
     for node in list(graph.nodes):
         if node.op_type == "ConvTranspose":
             _phases(graph, node)
@@ -46,7 +41,7 @@ def _phases(graph: OnnxGraph, node: onnx.NodeProto) -> None:
         return
     groups, strides = attribute(node, "group", 1), tuple(attribute(node, "strides") or (1, 1))
     axes = [
-        _Axis.of(data[2 + i], out[2 + i], weight.shape[2 + i], strides[i], _padding_before(node, data, out, weight, i))
+        Axis.of(data[2 + i], out[2 + i], weight.shape[2 + i], strides[i], _padding_before(node, data, out, weight, i))
         for i in range(2)
     ]
     if any(axis is None for axis in axes):
@@ -60,15 +55,15 @@ def _phases(graph: OnnxGraph, node: onnx.NodeProto) -> None:
         scale, zero = graph.constants.get(source.input[1]), graph.constants.get(operand(source, 2), zero)
         if scale is None or (scale.size > 1 and attribute(source, "axis", 1) % 4 != 1):
             return
-        parts = {0: _phase_weights(weight, zero, groups, rows, columns), 1: _for_phases(scale, groups, phases)}
+        parts = {0: phase_weights(weight, zero, groups, rows, columns), 1: for_phases(scale, groups, phases)}
         if operand(source, 2):
-            parts[2] = _for_phases(zero, groups, phases)
+            parts[2] = for_phases(zero, groups, phases)
         again = graph.variant(source, parts)
         set_attributes(again, axis=0)
         nodes.append(again)
         weights = again.output[0]
     else:
-        weights = graph.constant(_phase_weights(weight, zero, groups, rows, columns), name)
+        weights = graph.constant(phase_weights(weight, zero, groups, rows, columns), name)
     made = graph.fresh(node.output[0])
     inputs = [node.input[0], weights]
     if operand(node, 2):
@@ -93,36 +88,6 @@ def _phases(graph: OnnxGraph, node: onnx.NodeProto) -> None:
     graph.replace(node, nodes)
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """One axis of a transposed convolution as the convolution of its phases."""
-
-    stride: int
-    kernel: int
-    taps: int  # of each phase
-    before: int  # padding of the data, as is the next
-    after: int
-    count: int  # outputs of each phase
-    first: int  # of the interleaved outputs that is kept
-
-    @staticmethod
-    def of(size: int, out: int, kernel: int, stride: int, padding: int) -> _Axis | None:
-        """``padding``: outputs that are left out at the front.  None where the data would have to be cut."""
-        taps = math.ceil(kernel / stride)
-        skipped = min(padding // stride, taps - 1)  # outputs of each phase that are left out
-        before = taps - 1 - skipped
-        count = math.ceil((padding + out) / stride) - skipped
-        after = count - size - before + taps - 1
-        if after < 0:
-            return None
-        return _Axis(stride, kernel, taps, before, after, count, padding - skipped * stride)
-
-    def tap(self, phase: int, place: int) -> int | None:
-        """The tap of the original kernel at a place of a phase's kernel; None: there is none."""
-        found = phase + self.stride * (self.taps - 1 - place)
-        return found if found < self.kernel else None
-
-
 def _padding_before(
     node: onnx.NodeProto, data: tuple[int, ...], out: tuple[int, ...], weight: np.ndarray, axis: int
 ) -> int:
@@ -134,25 +99,6 @@ def _padding_before(
     extra = (attribute(node, "output_padding") or (0, 0))[axis]
     total = stride * (data[2 + axis] - 1) + extra + weight.shape[2 + axis] - out[2 + axis]
     return max(total - total // 2 if mode != "SAME_UPPER" else total // 2, 0)
-
-
-def _phase_weights(weight: np.ndarray, zero: np.ndarray, groups: int, rows: _Axis, columns: _Axis) -> np.ndarray:
-    """Weights (C, O/groups, KH, KW) as those of a convolution (O · phases, C/groups, taps, taps)."""
-    inputs, outputs = weight.shape[0] // groups, weight.shape[1]
-    phases = (rows.stride, columns.stride)
-    made = np.empty((groups, outputs, *phases, inputs, rows.taps, columns.taps), weight.dtype)
-    made[...] = np.broadcast_to(zero.reshape(-1), (outputs,)).reshape(1, -1, 1, 1, 1, 1, 1)
-    parts = weight.reshape(groups, inputs, outputs, *weight.shape[2:]).transpose(0, 2, 1, 3, 4)
-    for a, b, v, w in np.ndindex(*phases, rows.taps, columns.taps):
-        row, column = rows.tap(a, v), columns.tap(b, w)
-        if row is not None and column is not None:
-            made[:, :, a, b, :, v, w] = parts[:, :, :, row, column]
-    return made.reshape(groups * outputs * math.prod(phases), inputs, rows.taps, columns.taps)
-
-
-def _for_phases(part: np.ndarray, groups: int, phases: int) -> np.ndarray:
-    """Scales or zero points of output channels, for those of a convolution of phases."""
-    return part if part.size == 1 else np.repeat(np.tile(part.reshape(-1), groups), phases)
 
 
 def _bias(

@@ -21,15 +21,17 @@ import tvm
 from tvm import relax
 from tvm.relax.frontend.tflite import from_tflite, tflite_frontend
 from tvm.relax.frontend.tflite.tflite_flexbuffer import FlexBufferDecoder
-from tvm.relax.frontend.tflite.tflite_frontend import OperatorConverter, TensorWrapper
+from tvm.relax.frontend.tflite.tflite_frontend import TensorWrapper
 
 from selector import quiet
 from selector.graph.frontends import OWN_LINES, last_line
+from selector.graph.frontends.tflite_layers import Layers, real_values
 from selector.graph.ir import dtype_of, static_shape
 from selector.runtime import ModelError
 
-# Converted as quantized operators by TVM: layers, and what changes the quantization itself.
-_OWN_WAY = frozenset("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED QUANTIZE DEQUANTIZE SHAPE".split())
+# Converted as quantized operators: layers, and what changes the quantization itself or moves what is stored.
+_WEIGHTED = frozenset("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED".split())
+_OWN_WAY = _WEIGHTED | frozenset("TRANSPOSE_CONV BATCH_MATMUL QUANTIZE DEQUANTIZE GATHER_ND SHAPE".split())
 _STATEFUL = frozenset(
     "LSTM BIDIRECTIONAL_SEQUENCE_LSTM UNIDIRECTIONAL_SEQUENCE_LSTM RNN BIDIRECTIONAL_SEQUENCE_RNN "
     "UNIDIRECTIONAL_SEQUENCE_RNN SVDF VAR_HANDLE READ_VARIABLE ASSIGN_VARIABLE CALL_ONCE".split()
@@ -68,7 +70,7 @@ class _Options(FlexBufferDecoder):
         return {"detections_per_class": 100, "use_regular_nms": False} | super().decode()
 
 
-class _Converter(OperatorConverter):
+class _Converter(Layers):
     """TVM's converters, the quantized operators between a dequantize and a quantize."""
 
     at: list[str]
@@ -103,8 +105,11 @@ class _Converter(OperatorConverter):
                 self.exp_tab.set_expr(tensor.tensor.Name().decode(), part)
 
     def _converted(self, name: str, op: Any, outputs: Sequence[TensorWrapper]) -> Any:
-        quantized = any(tensor.qnn_params for tensor in (*self.get_input_tensors(op), *outputs))
-        if name in _OWN_WAY or not quantized:
+        inputs = self.get_input_tensors(op)
+        quantized = any(tensor.qnn_params for tensor in (*inputs, *outputs))
+        # Weights of float data, dequantized: TFLite's kernels quantize such data as they run.
+        hybrid = name in _WEIGHTED and not inputs[0].qnn_params
+        if not quantized or (name in _OWN_WAY and not hybrid):
             found = self.convert_map[name](op=op)
             return None if found is None else self.bb.normalize(found)
         self._float = True
@@ -169,10 +174,7 @@ class _Converter(OperatorConverter):
         params = self._params(tensor_wrapper.tensor_idx) if self._float else None
         if params is None:
             return value
-        scale, zero = params["scale"].value.numpy(), params["zero_point"].value.numpy()
-        if scale.size > 1:
-            scale = scale.reshape([-1 if axis == params["axis"] else 1 for axis in range(value.ndim)])
-        return ((value.astype("float32") - zero.astype("float32")) * scale).astype("float32")
+        return real_values(value, params)
 
     def _stored(self, tensor_wrapper: TensorWrapper, is_sparse: bool) -> np.ndarray:
         was, self._float = self._float, False
@@ -197,14 +199,6 @@ class _Converter(OperatorConverter):
             return expr
         scale, zero, axis = params["scale"], params["zero_point"], params["axis"]
         return self.bb.emit(relax.op.dequantize(expr, scale, zero, axis=axis))
-
-    def dequantize(self, expr: Any, tensor: TensorWrapper) -> Any:
-        """TVM's, for a bias too whose file says that its one axis is the fourth."""
-        params = dict(tensor.qnn_params)
-        shape = static_shape(self.bb.normalize(expr))
-        if shape is not None and params["axis"] >= len(shape):
-            params["axis"] = max(len(shape) - 1, 0)
-        return super().dequantize(expr, TensorWrapper(tensor.tensor_idx, tensor.tensor, tensor.buffer, params))
 
     def convert_reshape(self, op: Any) -> Any:
         """To the shape that the file gives the output, wherever it has that from; for SQUEEZE and EXPAND_DIMS too."""

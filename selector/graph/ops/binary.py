@@ -17,7 +17,7 @@ from selector.graph.ir import Expr, Var, ints, op_name, static_shape
 from selector.graph.ops import base
 from selector.graph.ops.base import Block, Found, Operator
 from selector.graph.ops.parts import LANES, along, blocks, centred, chunks, fenced, near, pays, rounded
-from selector.graph.quantization import QUANTIZE, Params, dequantized, quantize_params
+from selector.graph.quantization import QUANTIZE, Params, dequantized, quantizes_to_bytes
 from selector.lowering import tir
 from selector.target import TargetProfile
 
@@ -122,7 +122,7 @@ def _binary_factor(kind: str, params: tuple[Params, Params], out: Params, bounds
 
 def _found(block: Block, var: Var, call: Expr) -> Found | None:
     """A sum or product of two dequantized tensors, clipped or not, between them and this quantize."""
-    graph, out = block.graph, quantize_params(call)
+    graph, out = block.graph, quantizes_to_bytes(call)
     if out is None:
         return None
     value, clip = graph.value(call.args[0]), _UNBOUNDED

@@ -17,7 +17,7 @@ from selector.graph.ir import Expr, Graph, Var, dtype_of, ints, is_dataflow_var,
 from selector.graph.ops import base
 from selector.graph.ops.base import Block, Found, Operator
 from selector.graph.ops.parts import blocks, chunks, pays, requantize
-from selector.graph.quantization import BYTES, Params, dequantized, quantize_params
+from selector.graph.quantization import BYTES, Params, dequantized, quantizes_to_bytes
 from selector.lowering import tir
 from selector.target import TargetProfile
 
@@ -130,7 +130,7 @@ def _found(block: Block, var: Var, call: Expr) -> Found | None:
 def _requantized(graph: Graph, expr: Expr) -> tuple[Expr, Params | None, Params | None]:
     """``(q, from, to)`` where ``expr`` is ``quantize(dequantize(q))``, ``(expr, None, None)`` elsewhere."""
     call = graph.value(expr)
-    target = quantize_params(call)
+    target = quantizes_to_bytes(call)
     source = None if target is None else dequantized(graph, call.args[0])
     return (expr, None, None) if source is None else (*source, target)
 

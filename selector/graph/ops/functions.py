@@ -18,7 +18,7 @@ import tvm
 
 from selector.graph.constants import prim_value
 from selector.graph.ir import Bindings, Expr, constant, dtype_of, op_name, static_shape
-from selector.graph.quantization import DEQUANTIZE, QUANTIZE, params_of
+from selector.graph.quantization import BYTES, DEQUANTIZE, QUANTIZE, params_of, quantizes_to_bytes
 
 _Array = np.ndarray
 _HALF = np.float32(0.5)
@@ -104,14 +104,14 @@ class Functions:
 
     def _dequantized(self, call: Expr) -> Function | None:
         data, params = call.args[0], params_of(call)
-        if params is None:
+        if params is None or params.dtype not in BYTES:
             return None
         before = self._known.get(data)
         values = params.all_values()
         return Function(data, values) if before is None else replace(before, values=values[before.values.view("uint8")])
 
     def _quantized(self, call: Expr) -> Function | None:
-        params, before = params_of(call), self._known.get(call.args[0])
+        params, before = quantizes_to_bytes(call), self._known.get(call.args[0])
         if params is None or before is None:
             return None
         with np.errstate(all="ignore"):  # what is not a number for some of the 256 is so in the network, too

@@ -21,7 +21,7 @@ from selector.graph.ir import Expr, Graph, Var, dtype_of, op_name, scalar, stati
 from selector.graph.ops import base
 from selector.graph.ops.base import Block, Found, Operator
 from selector.graph.ops.parts import chunks, rounded
-from selector.graph.quantization import Params, dequantized, quantize_params
+from selector.graph.quantization import Params, dequantized, quantizes_to_bytes
 from selector.lowering import dot, tir
 from selector.lowering.register_tile import RegisterTile, reduce, tile_shapes
 from selector.target import TargetProfile
@@ -91,7 +91,7 @@ def _found(block: Block, var: Var, call: Expr) -> Found | None:
 
 def _absorbed(graph: Graph, product: _Product, call: Expr) -> _Product | None:
     """``product`` with one more operator behind it; None if that stays outside."""
-    quantize = quantize_params(call)
+    quantize = quantizes_to_bytes(call)
     if quantize is not None:
         return replace(product, out=quantize)
     bounds = activation(graph, call)

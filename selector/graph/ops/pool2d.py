@@ -17,7 +17,7 @@ from selector.graph.ir import Expr, Var, dtype_of, ints, op_name, static_shape
 from selector.graph.ops import base
 from selector.graph.ops.base import Block, Found, Operator
 from selector.graph.ops.parts import along, centred, pays, rounded
-from selector.graph.quantization import BYTES, QUANTIZE, Params, dequantized, quantize_params
+from selector.graph.quantization import BYTES, QUANTIZE, Params, dequantized, quantizes_to_bytes
 from selector.lowering import tir
 from selector.target import TargetProfile
 
@@ -116,7 +116,7 @@ def _window(index: Expr, stride: int, padding: int, size: int, extent: int) -> t
 
 def _average(block: Block, var: Var, call: Expr) -> Found | None:
     """Average pooling between a dequantize and this quantize."""
-    pooled, out = block.graph.value(call.args[0]), quantize_params(call)
+    pooled, out = block.graph.value(call.args[0]), quantizes_to_bytes(call)
     if op_name(pooled) not in ("relax.mean", "relax.nn.avg_pool2d", "relax.nn.adaptive_avg_pool2d") or out is None:
         return None
     source = dequantized(block.graph, pooled.args[0])

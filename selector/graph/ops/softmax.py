@@ -18,7 +18,7 @@ from selector.graph.ir import Expr, Var, op_name, static_shape
 from selector.graph.ops import base
 from selector.graph.ops.base import Block, Found, Operator
 from selector.graph.ops.parts import along, pays, rounded
-from selector.graph.quantization import QUANTIZE, Params, dequantized, quantize_params
+from selector.graph.quantization import QUANTIZE, Params, dequantized, quantizes_to_bytes
 from selector.lowering import tir
 from selector.target import TargetProfile
 
@@ -76,7 +76,7 @@ def kernel(rows: int, length: int, dtype: str, out: Params, threads: int) -> tir
 
 
 def _found(block: Block, var: Var, call: Expr) -> Found | None:
-    out, value = quantize_params(call), block.graph.value(call.args[0])
+    out, value = quantizes_to_bytes(call), block.graph.value(call.args[0])
     if out is None or op_name(value) != "relax.nn.softmax":
         return None
     source, shape = dequantized(block.graph, value.args[0]), static_shape(value)

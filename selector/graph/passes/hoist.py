@@ -17,7 +17,7 @@ import tvm
 from selector.graph.constants import activation
 from selector.graph.ir import Bindings, Emitter, Expr, Graph, Var, dtype_of, op_name, rewrite
 from selector.graph.passes.integer import MOVING
-from selector.graph.quantization import DEQUANTIZE, Params, params_of, quantize_params
+from selector.graph.quantization import DEQUANTIZE, QUANTIZE, Params, params_of
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ def quantize_early(mod: tvm.IRModule) -> tvm.IRModule:
 
 
 def _chain(graph: Graph, call: Expr) -> _Chain | None:
-    """What a per-tensor 8-bit quantize reads; None for anything else."""
-    params = quantize_params(call)
-    if params is None:
+    """What a per-tensor quantize reads; None for anything else."""
+    params = params_of(call)
+    if params is None or op_name(call) != QUANTIZE:
         return None
     moves: list[Expr] = []
     activations: list[Expr] = []
@@ -89,7 +89,8 @@ def _quantized_alike(graph: Graph, call: Expr, params: Params) -> bool:
     """Whether a call dequantizes the result of a quantize, both with ``params``, that nothing else reads."""
     if op_name(call) != DEQUANTIZE or not isinstance(call.args[0], tvm.ir.Var) or params_of(call) != params:
         return False
-    return quantize_params(graph.definition.get(call.args[0])) == params and graph.only_user(call.args[0]) is not None
+    source = graph.definition.get(call.args[0])
+    return op_name(source) == QUANTIZE and params_of(source) == params and graph.only_user(call.args[0]) is not None
 
 
 def _moved(out: Emitter, chain: _Chain, quantize: Expr) -> Expr:
@@ -103,7 +104,5 @@ def _moved(out: Emitter, chain: _Chain, quantize: Expr) -> Expr:
 
 def _on(call: Expr, data: Expr) -> Expr:
     """The same call on other data; a per-tensor quantize has no axis to mind."""
-    params = quantize_params(call)
-    if params is not None:
-        return params.quantize(data)
-    return tvm.ir.Call(call.op, [data, *call.args[1:]], call.attrs)
+    params = params_of(call)
+    return params.quantize(data) if params is not None else tvm.ir.Call(call.op, [data, *call.args[1:]], call.attrs)

@@ -91,7 +91,7 @@ def compile_network(
         "target": target,
         "policy": policy,
         "threads": count,
-        "shapes": [{spec.name: spec.shape for spec in variant.inputs} for variant in compiled.variants],
+        "shapes": list(map(str, compiled.variants)),
         "lowerings": tables.lowering_counts(compiled.decisions),
         "deciders": tables.deciders(compiled.decisions),
         "sources": dict(Counter(decision.source for decision in compiled.decisions)),

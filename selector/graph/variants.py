@@ -54,7 +54,10 @@ def check(inputs: Sequence[Sequence[TensorSpec]]) -> None:
 
 
 def merged(modules: Sequence[tvm.IRModule]) -> tvm.IRModule:
-    """One module of all functions of ``modules``; ``main`` of the i-th is called ``function_name(i)``."""
+    """One module of all functions of ``modules``; ``main`` of the i-th is called ``function_name(i)``.
+
+    They are legalized: what is called, is TIR that calls nothing else, or a Relax function.
+    """
     if len(modules) == 1:
         return modules[0]
     functions: dict[GlobalVar, tvm.ir.BaseFunc] = {}

@@ -43,9 +43,10 @@ def build(
 def can_share(workload: ConvWorkload, like: ConvWorkload) -> bool:
     """Whether a kernel of ``workload`` can read constants that are packed for ``like``, the same layer elsewhere.
 
-    Winograd transforms an axis of more than one output, and the depthwise template shares rows between outputs.
+    Winograd transforms an axis of more than one output; the depthwise template packs for so many output rows at once.
     """
     sizes = (workload.out_height, like.out_height), (workload.out_width, like.out_width)
     kernel = workload.kernel_height, workload.kernel_width
     same_axes = all(taps == 1 or (a > 1) == (b > 1) for taps, (a, b) in zip(kernel, sizes, strict=True))
-    return same_axes and workload.out_height >= min(like.out_height, MOST_OUT_ROWS)
+    enough_rows = workload.kind != "depthwise" or workload.out_height >= min(like.out_height, MOST_OUT_ROWS)
+    return same_axes and enough_rows

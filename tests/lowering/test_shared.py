@@ -14,7 +14,7 @@ from selector.lowering.build import can_share
 from selector.lowering.reference import convolve
 from selector.workload import ConvWorkload
 from tests.lowering import execute
-from tests.lowering.cases import make_case, workloads
+from tests.lowering.cases import depthwise, make_case, workloads
 
 SHARDS = 2
 EXAMPLES = 6  # of a shard
@@ -77,5 +77,13 @@ def test_one_row_or_column_takes_another_scheme() -> None:
     image = ConvWorkload(1, 6, 6, 16, 16, 3, 3, padding=(1, 1, 1, 1))
     line = replace(image, in_height=1)
     assert can_share(image, replace(image, batch=4, in_height=9, in_width=3))
+    assert can_share(replace(image, in_height=2), image)
     assert not can_share(image, line)
     assert not can_share(line, image)
+
+
+def test_fewer_rows_than_a_depthwise_kernel_is_packed_for() -> None:
+    image = depthwise(3)
+    assert can_share(replace(image, in_height=4), image)
+    assert can_share(image, replace(image, in_height=3))
+    assert not can_share(replace(image, in_height=3), image)

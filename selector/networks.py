@@ -14,11 +14,11 @@ import tvm
 
 import selector
 from selector.bench import Comparison, Contender, interleave
+from selector.graph.variants import inputs_of
 from selector.peers import Runner, litert, onnxruntime, require_runnable, tvm_default
 from selector.profiling import Profile
 from selector.target import TargetLike
 from selector.tensors import random_inputs
-from selector.verify import input_specs
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def compare_network(
     for policy in policies:
         name = f"selector {policy}"
         builders[name] = functools.partial(build_network, name, policy)
-    feed = random_inputs(input_specs(module), seed)
+    feed = random_inputs(inputs_of(module), seed)
     runners: dict[str, Runner] = {}
     seconds: dict[str, float] = {}
     for name, build in builders.items():

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+_LOCK = threading.RLock()
 _SCOPE_WARNINGS = (b"Warning: Scope Saving:", b"Warning: Scope Loaded:")
 
 
@@ -18,10 +20,13 @@ def without_scope_warnings() -> AbstractContextManager[None]:
 
 @contextmanager
 def without_lines(*endings: bytes) -> Iterator[None]:
-    """Drop lines of standard error that end so; all others appear at the end of the block."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as captured:
+    """Drop lines of standard error that end so; all others appear at the end of the block.
+
+    A process has one standard error: blocks of several threads take turns.
+    """
+    with _LOCK, tempfile.TemporaryFile() as captured:
+        sys.stderr.flush()
+        saved = os.dup(2)
         os.dup2(captured.fileno(), 2)
         try:
             yield

@@ -5,13 +5,12 @@ A process that only runs networks imports this module; it starts in a third of a
 
 from __future__ import annotations
 
-import functools
 import importlib.util
+import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,10 @@ import tvm_ffi
 from tvm_ffi.libinfo import load_lib_ctypes
 
 from selector import cpuinfo
+from selector.network import Network, Variant
 from selector.quiet import without_scope_warnings
-from selector.tensors import Inputs, TensorSpec, to_numpy
-from selector.threads import start_pool, use_threads
+from selector.tensors import TensorSpec
+from selector.threads import start_pool
 
 METADATA = "selector_metadata"  # function of every compiled network: no arguments, returns JSON as a uint8 tensor
 _CPU = (1, 0)  # DLPack's device type and the index of the device
@@ -33,80 +33,15 @@ class ModelError(ValueError):
     """The model cannot be used; one line: what was wanted, what was given, what to do."""
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A compiled network in one set of shapes."""
+def load(path: str | os.PathLike[str], concurrency: int | None = None) -> Network:
+    """Load what ``CompiledModel.save`` wrote, to run it; at most ``concurrency`` calls at once (None: a CPU each).
 
-    function: str  # of the library
-    inputs: tuple[TensorSpec, ...]  # in the order that run takes them
-
-    def __str__(self) -> str:
-        """Its shapes: ``x=1x3x224x224``."""
-        return " ".join(map(str, self.inputs))
-
-
-class Network:
-    """A compiled network: what runs it, its inputs, and the threads it runs on."""
-
-    def __init__(self, start: Callable[[], Any], threads: int, variants: Sequence[Variant]) -> None:
-        self._start = start
-        self.threads = threads
-        self.variants = list(variants)  # one for each set of shapes, in the order they were given
-        self._ready: dict[int, tuple[Any, Inputs]] = {}  # function and staged inputs of those that have run
-        self._by_shapes = {tuple(spec.shape for spec in one.inputs): i for i, one in enumerate(self.variants)}
-
-    @property
-    def inputs(self) -> list[TensorSpec]:
-        """Inputs in the order that run takes them, in the first of the shapes."""
-        return list(self.variants[0].inputs)
-
-    @functools.cached_property
-    def vm(self) -> Any:
-        """TVM's virtual machine; made on first use, since what is compiled for another CPU cannot be loaded here."""
-        return self._start()
-
-    def variant_for(self, inputs: Sequence[np.ndarray]) -> int:
-        """Position in ``variants`` of the one for inputs of these shapes.
-
-        Where there is one it is that, whatever the shapes: it says itself what is wrong with them.
-        Raises ValueError, which lists the shapes that there are.
-        """
-        shapes = tuple(np.shape(value) for value in inputs)
-        index = self._by_shapes.get(shapes)
-        if index is None and len(self.variants) > 1:
-            given = " ".join("x".join(map(str, shape)) or "a scalar" for shape in shapes) or "no input"
-            raise ValueError(f"the network is compiled for {', '.join(map(str, self.variants))}; got {given}")
-        return index or 0
-
-    def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
-        """Run the network once.  ``inputs`` in the model's order, with its shapes and dtypes; every output, in order.
-
-        Of several variants the one with the shapes of ``inputs`` runs.
-        One call at a time: a network's memory is its own, so threads of a program need one each.
-        Raises ValueError for a wrong number of inputs, shape or dtype.
-        """
-        function, staged = self._prepared(self.variant_for(inputs))
-        tensors = staged.filled(inputs)
-        use_threads(self.threads)
-        return to_numpy(function(*tensors))
-
-    def _prepared(self, index: int) -> tuple[Any, Inputs]:
-        """The function of a variant, looked up once, and what its inputs are copied into."""
-        if index not in self._ready:
-            variant = self.variants[index]
-            staged = Inputs(variant.inputs)
-            self._ready[index] = self.vm[variant.function], staged
-        return self._ready[index]
-
-
-def load(path: str | os.PathLike[str]) -> Network:
-    """Load what ``CompiledModel.save`` wrote, to run it.
-
-    Raises FileNotFoundError, and ModelError for a file that is no compiled network of this machine's architecture, or
-    one that uses instructions which this machine lacks.
+    Raises FileNotFoundError, ValueError for a concurrency below 1, and ModelError for a file that is no compiled
+    network of this machine's architecture, or one that uses instructions which this machine lacks.
     """
-    _, machine, metadata = open_library(path)
-    return Network(lambda: machine, int(metadata["threads"]), variants_of(metadata))
+    library, first, metadata = open_library(path)
+    machines = itertools.chain([first], iter(lambda: virtual_machine(library), None))
+    return Network(machines.__next__, int(metadata["threads"]), variants_of(metadata), concurrency)
 
 
 def open_library(path: str | os.PathLike[str]) -> tuple[Any, Any, dict[str, Any]]:
@@ -143,10 +78,12 @@ def virtual_machine(library: Any) -> Any:
 def variants_of(metadata: dict[str, Any]) -> list[Variant]:
     """Variants of a network as the compiler wrote them down; older libraries have one, without its name."""
     functions = metadata["functions"] if "functions" in metadata else {"main": metadata["inputs"]}
-    return [
-        Variant(name, tuple(TensorSpec(item["name"], tuple(item["shape"]), item["dtype"]) for item in inputs))
-        for name, inputs in functions.items()
-    ]
+    outputs = metadata.get("outputs", {})
+    return [Variant(name, _specs(inputs), _specs(outputs.get(name, ()))) for name, inputs in functions.items()]
+
+
+def _specs(items: Iterable[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(item["name"], tuple(item["shape"]), item["dtype"]) for item in items)
 
 
 def load_runtime() -> None:

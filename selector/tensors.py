@@ -45,6 +45,9 @@ class Inputs:
         """
         if len(values) != len(self._specs):
             raise ValueError(f"the model takes {len(self._specs)} inputs, got {len(values)}")
+        for spec, value in zip(self._specs, values, strict=True):
+            if isinstance(value, np.ma.MaskedArray):
+                raise ValueError(f"input '{spec.name}' is masked: fill what is masked first, e.g. with filled(0)")
         arrays = [np.asarray(value) for value in values]
         for spec, array in zip(self._specs, arrays, strict=True):
             spec.check(array)

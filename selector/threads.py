@@ -1,12 +1,27 @@
-"""The threads of a process: TVM's runtime has one pool, which all networks share."""
+"""The threads that kernels run on: TVM's runtime has a pool of workers for each thread that calls it."""
 
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import tvm_ffi
 
-_pool_threads = 0  # what the pool was last told; 0: nothing yet
+Result = TypeVar("Result")
+
+
+class _Caller(threading.local):
+    """What this module knows about the calling thread."""
+
+    workers = 0  # what its pool was last told; 0: nothing yet
+    forked = False  # whether its pool's workers stayed behind in a fork
+
+
+_caller = _Caller()
+_others: ThreadPoolExecutor | None = None  # threads that were started after the fork
 
 
 def host_cores() -> int:
@@ -31,8 +46,36 @@ def start_pool() -> None:
 
 
 def use_threads(threads: int) -> None:
-    """Let kernels run on this many threads of the pool.  TVM's runtime has to be loaded."""
-    global _pool_threads
-    if threads != _pool_threads:
+    """Let kernels that this thread calls run on so many threads.  TVM's runtime has to be loaded."""
+    if threads != _caller.workers:
         tvm_ffi.get_global_func("runtime.config_threadpool")(1, threads)
-        _pool_threads = threads
+        _caller.workers = threads
+
+
+def with_threads(threads: int, call: Callable[..., Result], *args: Any) -> Result:
+    """``call(*args)`` with kernels on so many threads.
+
+    In another thread where a fork has left this one's workers behind: they would be waited for, for ever.
+    """
+    if not _caller.forked:
+        use_threads(threads)
+        return call(*args)
+    global _others
+    if _others is None:
+        _others = ThreadPoolExecutor(thread_name_prefix="selector")
+
+    def there() -> Result:
+        use_threads(threads)
+        return call(*args)
+
+    return _others.submit(there).result()
+
+
+def _after_fork_in_child() -> None:
+    global _others
+    _others = None
+    _caller.forked = _caller.forked or _caller.workers > 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

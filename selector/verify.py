@@ -17,8 +17,9 @@ import tvm
 from tvm import relax
 
 from selector.graph.ir import Expr, Var, dtype_of, op_name, scalar
+from selector.graph.variants import inputs_of
 from selector.peers import Runner
-from selector.tensors import TensorSpec, random_inputs
+from selector.tensors import random_inputs
 
 TOLERANCE_STEPS = 8  # largest difference that passes, in quantization steps of the output
 TOLERANCE_RANGE = 0.05  # the same where the output has no step, as a share of the reference's largest magnitude
@@ -67,7 +68,7 @@ def verify(
     largest magnitude where the output has no step.  That is far above what rounding leaves, and far below what a wrong
     kernel does.
     """
-    specs, steps = input_specs(module), output_steps(module)
+    specs, steps = inputs_of(module), output_steps(module)
     feeds = [random_inputs(specs, seed + index) for index in range(inputs)]
     mine = [compiled(feed) for feed in feeds]
     differences = []
@@ -77,14 +78,6 @@ def verify(
             pairs = [(a[output], b[output]) for a, b in zip(mine, theirs, strict=True)]
             differences.append(_difference(output, name, step, pairs))
     return differences
-
-
-def input_specs(module: tvm.IRModule) -> list[TensorSpec]:
-    """Names, static shapes and dtypes of the network's inputs."""
-    return [
-        TensorSpec(str(param.name), tuple(int(extent) for extent in param.ty.shape), str(dtype_of(param)))
-        for param in module["main"].params
-    ]
 
 
 def output_steps(module: tvm.IRModule) -> list[float | None]:

@@ -9,7 +9,7 @@ from tvm import relax
 
 from selector import verify
 from selector.tensors import TensorSpec, random_inputs
-from selector.verify import input_specs, output_steps
+from selector.verify import output_steps
 
 
 def network(*, shape: tuple[int, ...] = (2, 6)) -> tvm.IRModule:
@@ -26,10 +26,6 @@ def network(*, shape: tuple[int, ...] = (2, 6)) -> tvm.IRModule:
             result = builder.emit_output(relax.Tuple([moved, integers, halves]))
         builder.emit_func_output(result)
     return builder.get()
-
-
-def test_input_specs() -> None:
-    assert input_specs(network()) == [TensorSpec("x", (2, 6), "float32")]
 
 
 def test_output_steps() -> None:

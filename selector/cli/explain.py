@@ -34,8 +34,8 @@ def explain(
     """Show the lowering of every convolution and the reason for it."""
     common.existing_file(model, "the network")
     import selector
+    from selector.graph.variants import inputs_of
     from selector.report import tables
-    from selector.verify import input_specs
 
     count, variants = common.set_threads(threads), common.parse_variants(shape, batch)
     resolved, policy = common.resolve_target(target), common.resolve_policy(policy)
@@ -47,7 +47,7 @@ def explain(
     made = [[item for item in decisions if item.variant == index] for index in range(len(modules))]
     if tables.lowering_counts(decisions).keys() - {"tvm"}:
         common.warn_of_float(tables.float_share(decisions))
-    shapes = [" ".join(map(str, input_specs(module))) for module in modules]
+    shapes = [" ".join(map(str, inputs_of(module))) for module in modules]
     if as_json:
         about = {"model": str(model), "target": target, "policy": policy, "threads": count}
         found = [_facts(one, stored) for one in made]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
+import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
@@ -20,8 +21,13 @@ TIMED_RUNS = 10
 
 Library = Annotated[Path, typer.Argument(help="Library that 'selector compile' wrote.")]
 Inputs = Annotated[
-    list[Path] | None,
-    typer.Option("--input", "-i", help="A .npy file per input, in model order.", show_default="seeded random input"),
+    list[str] | None,
+    typer.Option(
+        "--input",
+        "-i",
+        help="A .npy file per input, in model order; or NAME=FILE.npy; or one .npz of all.",
+        show_default="seeded random input",
+    ),
 ]
 RunThreads = Annotated[
     int | None,
@@ -33,8 +39,17 @@ RunThreads = Annotated[
     ),
 ]
 Output = Annotated[
-    Path | None, typer.Option("--output", "-o", help="A .npy file for the output; a folder where there are several.")
+    Path | None,
+    typer.Option("--output", "-o", help="A .npy file for the output; a folder, or one .npz, where there are several."),
 ]
+
+
+class _Given(NamedTuple):
+    """One array from the command line."""
+
+    name: str | None  # of the input; None: it goes by its place
+    array: np.ndarray
+    path: Path
 
 
 @common.command
@@ -52,28 +67,29 @@ def run(
     Of several shapes those of the input; random input has the first.
     """
     common.existing_file(library, "the library")
-    arrays = [_load(path) for path in inputs or []]
+    given = [item for text in inputs or [] for item in _given(text)]
     from selector import runtime
     from selector.tensors import random_inputs
     from selector.threads import host_cores
 
     compiled = runtime.load(library)
     compiled.threads = common.set_threads(threads or min(compiled.threads, host_cores()))
-    feed = _checked(arrays, compiled, inputs or []) if arrays else random_inputs(compiled.inputs, seed)
+    feed = _checked(given, compiled) if given else random_inputs(compiled.inputs, seed)
     results = compiled.run(*feed)
     times = []
     for _ in range(TIMED_RUNS):
         start = time.perf_counter()
         compiled.run(*feed)
         times.append((time.perf_counter() - start) * 1e3)
-    written = _write(results, output) if output else []
-    outputs = [_describe(array) for array in results]
+    named = compiled.by_name(results)
+    written = _write(named, output) if output else []
+    outputs = [{"name": name} | _describe(array) for name, array in named.items()]
     if as_json:
         common.print_json(
             {
                 "library": str(library),
                 "inputs": [{"shape": list(array.shape), "dtype": str(array.dtype)} for array in feed],
-                "random_input": not arrays,
+                "random_input": not given,
                 "outputs": outputs,
                 "median_ms": statistics.median(times),
                 "written": [str(path) for path in written],
@@ -82,13 +98,27 @@ def run(
         return
     out = common.console()
     for index, array in enumerate(feed):
-        out.print(f"input {index}: {array.dtype} {list(array.shape)}" + ("" if arrays else f", random, seed {seed}"))
+        out.print(f"input {index}: {array.dtype} {list(array.shape)}" + ("" if given else f", random, seed {seed}"))
     for index, facts in enumerate(outputs):
         top = ", ".join(f"[{place}] {value:.6g}" for place, value in zip(facts["top"], facts["values"], strict=True))
         out.print(f"output {index}: {facts['dtype']} {facts['shape']}, largest: {top}", markup=False)
     out.print(f"median of {TIMED_RUNS} runs: {statistics.median(times):.2f} ms")
     for path in written:
         out.print(f"wrote {path}")
+
+
+def _given(text: str) -> list[_Given]:
+    """The arrays that one ``--input`` names."""
+    name, found, rest = text.partition("=")
+    path = Path(rest if found and not Path(text).exists() else text)
+    if path.suffix != ".npz":
+        return [_Given(name if str(path) != text else None, _load(path), path)]
+    common.existing_file(path, "the input")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return [_Given(key, arrays[key], path) for key in arrays.files]
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise common.BadInput(f"{path} holds no arrays in .npz format: {error}") from None
 
 
 def _load(path: Path) -> np.ndarray:
@@ -100,23 +130,29 @@ def _load(path: Path) -> np.ndarray:
         raise common.BadInput(f"{path} is not an array in .npy format: {error}") from None
 
 
-def _checked(arrays: list[np.ndarray], network: Network, paths: list[Path]) -> list[np.ndarray]:
+def _checked(given: list[_Given], network: Network) -> list[np.ndarray]:
+    """The arrays in the network's order.  Raises BadInput."""
     specs = network.inputs
-    if len(arrays) != len(specs):
-        wanted = ", ".join(spec.name for spec in specs)
-        raise common.BadInput(
-            f"the network has {len(specs)} input{'s' if len(specs) > 1 else ''} ({wanted}), got {len(arrays)} --input"
-        )
+    named = {item.name: item for item in given if item.name is not None}
+    if named and len(named) < len(given):
+        raise common.BadInput("name all inputs or none, and none twice")
     try:
-        specs = list(network.variants[network.variant_for(arrays)].inputs)
+        if named:
+            network.in_order({name: item.array for name, item in named.items()})
+            given = [named[spec.name] for spec in specs]
+        if len(given) != len(specs):
+            wanted = ", ".join(spec.name for spec in specs)
+            text = f"{len(specs)} input{'s' if len(specs) > 1 else ''} ({wanted})"
+            raise common.BadInput(f"the network has {text}, got {len(given)} --input")
+        specs = list(network.variants[network.variant_for([item.array for item in given])].inputs)
     except ValueError as error:
-        raise common.BadInput(f"{', '.join(map(str, paths))}: {error}") from None
-    for array, spec, path in zip(arrays, specs, paths, strict=True):
+        raise common.BadInput(f"{', '.join(str(item.path) for item in given)}: {error}") from None
+    for item, spec in zip(given, specs, strict=True):
         try:
-            spec.check(array)
+            spec.check(item.array)
         except ValueError as error:
-            raise common.BadInput(f"{path}: {error}") from None
-    return arrays
+            raise common.BadInput(f"{item.path}: {error}") from None
+    return [item.array for item in given]
 
 
 def _describe(array: np.ndarray) -> dict[str, Any]:
@@ -130,8 +166,12 @@ def _describe(array: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _write(results: list[np.ndarray], output: Path) -> list[Path]:
+def _write(named: dict[str, np.ndarray], output: Path) -> list[Path]:
+    results = list(named.values())
     try:
+        if output.suffix == ".npz":
+            np.savez(output, **named)  # type: ignore[arg-type]
+            return [output]
         if len(results) == 1 and output.suffix == ".npy":
             np.save(output, results[0])
             return [output]

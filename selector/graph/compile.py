@@ -20,13 +20,14 @@ from selector.graph.frontends import last_line, load
 from selector.graph.legalize import Session, qnn_calls
 from selector.graph.pipeline import finished, legalized, quantized
 from selector.graph.variants import check, function_name, inputs_of, merged
+from selector.network import Network, Variant
 from selector.policy import Decision, Policy
 from selector.profiling import Profile
 from selector.quiet import without_scope_warnings
-from selector.runtime import ModelError, Network, Variant
+from selector.runtime import ModelError
 from selector.target import TargetLike, resolve
 from selector.target import profile as target_profile
-from selector.threads import host_cores, start_pool, use_threads
+from selector.threads import host_cores, start_pool, with_threads
 from selector.workload import ConvWorkload, UnsupportedWorkload
 
 ModelLike = Any  # whatever selector.load takes
@@ -42,8 +43,9 @@ class CompiledModel(Network):
         threads: int,
         variants: Sequence[Variant],
         target: TargetLike = "native",
+        concurrency: int | None = None,
     ) -> None:
-        super().__init__(lambda: relax.VirtualMachine(executable, tvm.cpu()), threads, variants)
+        super().__init__(lambda: relax.VirtualMachine(executable, tvm.cpu()), threads, variants, concurrency)
         self.executable = executable  # relax.VirtualMachine(executable, tvm.cpu()) works
         self.decisions = list(decisions)  # in graph order, those of the first variant first
         self.target = target  # what it was compiled for, and runs on
@@ -56,11 +58,12 @@ class CompiledModel(Network):
         if rounds < 1:
             raise ValueError(f"rounds must be at least 1, got {rounds}")
         index = self.variant_for(inputs)
-        tensors = self._prepared(index)[1].filled(inputs)
-        use_threads(self.threads)
-        watched = relax.VirtualMachine(self.executable, tvm.cpu())
         decisions = [decision for decision in self.decisions if decision.variant == index]
-        return profiling.profile(self.vm, watched, self.variants[index].function, tensors, decisions, rounds)
+        watched = relax.VirtualMachine(self.executable, tvm.cpu())
+        name = self.variants[index].function
+        with self._machines.borrow() as machine:
+            tensors = machine.prepared(index)[1].filled(inputs)
+            return with_threads(self.threads, profiling.profile, machine.vm, watched, name, tensors, decisions, rounds)
 
     def save(self, path: str | os.PathLike[str], linker: str | Linker | None = None) -> None:
         """Write a shared library that ``load_compiled`` and TVM load; the file appears whole or not at all.
@@ -83,14 +86,16 @@ def compile(  # noqa: A001 - the name users look for, always called as selector.
     target: TargetLike = "native",
     policy: str | Policy | None = None,
     threads: int | None = None,
+    concurrency: int | None = None,
 ) -> CompiledModel:
     """Compile a model, or whatever ``load`` takes; ``policy`` chooses the lowering of every quantized convolution.
 
     A list is one network in several shapes, e.g. ``[load("net.onnx", batch=n) for n in (1, 4, 8)]``.  It becomes one
     library, which holds weights once, packed as suits the first shapes; ``run`` goes by the shapes of its inputs.
 
-    ``threads``: CPU threads that the network runs on; None: all cores.
-    Raises ModelError, UnknownTarget, UnknownPolicy, and ValueError for a number of threads that is not positive.
+    ``threads``: CPU threads that the network runs on; None: all cores.  ``concurrency``: calls of ``run`` at once, from
+    as many threads of the program; None: a CPU each.
+    Raises ModelError, UnknownTarget, UnknownPolicy, and ValueError for a number that is not positive.
     """
     modules = _modules(model)
     resolved = resolve(target)
@@ -106,8 +111,8 @@ def compile(  # noqa: A001 - the name users look for, always called as selector.
         executable = tvm.compile(module, target=resolved, relax_pipeline=finish, tir_pipeline=checks.NAME)
     except tvm.error.InternalError as error:  # a check of TVM's own, on a network that it imported
         raise ModelError(f"tvm cannot compile the network: {last_line(error)}") from error
-    variants = [Variant(function_name(session.variant), tuple(session.inputs)) for session in sessions]
-    return CompiledModel(executable, _decisions(sessions), sessions[0].threads, variants, resolved)
+    variants = [Variant(function_name(one.variant), tuple(one.inputs), tuple(one.outputs)) for one in sessions]
+    return CompiledModel(executable, _decisions(sessions), sessions[0].threads, variants, resolved, concurrency)
 
 
 def explain(
@@ -155,14 +160,15 @@ def extract_workloads(model: ModelLike, threads: int | None = None) -> list[Conv
     return [decision.workload for decision in decisions if decision.workload is not None]
 
 
-def load_compiled(path: str | os.PathLike[str]) -> CompiledModel:
+def load_compiled(path: str | os.PathLike[str], concurrency: int | None = None) -> CompiledModel:
     """Load what ``CompiledModel.save`` wrote.  To run it without TVM's compiler in the process: ``runtime.load``.
 
-    Raises FileNotFoundError, and ModelError for a file that is no compiled network.
+    Raises what ``runtime.load`` raises.
     """
     library, _, metadata = runtime.open_library(path)
     decisions = [Decision.from_dict(item) for item in metadata["decisions"]]
-    return CompiledModel(library, decisions, int(metadata["threads"]), runtime.variants_of(metadata))
+    variants = runtime.variants_of(metadata)
+    return CompiledModel(library, decisions, int(metadata["threads"]), variants, concurrency=concurrency)
 
 
 def _modules(model: ModelLike | Sequence[ModelLike]) -> list[tvm.IRModule]:

@@ -43,12 +43,14 @@ class Session:
     )
     decisions: list[Decision] = field(default_factory=list)  # in graph order
     inputs: list[TensorSpec] = field(default_factory=list)  # of the network, in order
+    outputs: list[TensorSpec] = field(default_factory=list)  # likewise
     _by_layer: dict[str, int] = field(default_factory=dict)  # layer name -> index in decisions
 
     def reset(self) -> None:
         """Forget every decision, as at the start of a compilation."""
         self.decisions.clear()
         self.inputs.clear()
+        self.outputs.clear()
         self._by_layer.clear()
 
     def plan(self, mod: tvm.IRModule, layers: Sequence[Layer]) -> None:

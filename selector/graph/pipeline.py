@@ -23,7 +23,7 @@ from selector.graph.passes.integer import keep_integer
 from selector.graph.passes.layout import to_channels_last
 from selector.graph.passes.padding import fold_padding
 from selector.graph.schedule import schedule
-from selector.graph.variants import function_name, inputs_of
+from selector.graph.variants import function_name, inputs_of, outputs_of
 from selector.policy import Policy
 from selector.profiles import INSTRUCTION_SETS
 from selector.runtime import METADATA
@@ -60,6 +60,7 @@ def legalized(mod: tvm.IRModule, session: Session, target: tvm.target.Target) ->
     """The first half: calls of kernels alone are left, and ``session`` knows the inputs and the decisions."""
     session.reset()
     session.inputs.extend(inputs_of(mod))
+    session.outputs.extend(outputs_of(mod))
     with target, legalize.active(session):
         mod = quantized(mod, session)
         mod = tvm.transform.Sequential(cpu_generic.library_dispatch_passes(target))(mod)
@@ -97,6 +98,10 @@ def with_metadata(mod: tvm.IRModule, sessions: Sequence[Session]) -> tvm.IRModul
             "instructions": sorted(first.target.features & INSTRUCTION_SETS),
             "functions": {
                 function_name(index): [asdict(spec) for spec in session.inputs]
+                for index, session in enumerate(sessions)
+            },
+            "outputs": {
+                function_name(index): [asdict(spec) for spec in session.outputs]
                 for index, session in enumerate(sessions)
             },
             "decisions": [decision.to_dict() for session in sessions for decision in session.decisions],

@@ -6,6 +6,7 @@ TVM stores constants of equal bytes once.  Code is shared here: TIR functions th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import tvm
 from tvm import relax, tirx
@@ -18,6 +19,7 @@ from selector.runtime import ModelError
 from selector.tensors import TensorSpec
 
 MAIN = "main"
+OUTPUT_NAMES = "selector.output_names"  # function attribute: names of the outputs, in order
 _SYMBOL = "global_symbol"  # attribute of functions that callers see: their name
 
 
@@ -28,13 +30,35 @@ def function_name(index: int) -> str:
 
 def inputs_of(mod: tvm.IRModule) -> list[TensorSpec]:
     """Inputs of ``main``, in order; none where there is no such function."""
-    mains = [func for gvar, func in mod.functions.items() if gvar.name_hint == MAIN]
-    return [
-        TensorSpec(str(param.name), static_shape(param) or (), dtype_of(param) or "unknown")
-        for func in mains
-        if isinstance(func, relax.Function)
-        for param in func.params
-    ]
+    return [_spec(str(param.name), param) for func in _mains(mod) for param in func.params]
+
+
+def outputs_of(mod: tvm.IRModule) -> list[TensorSpec]:
+    """Outputs of ``main``, in order, by the names that the frontend knows, else ``output_0`` and so on."""
+    found = []
+    for func in _mains(mod):
+        body = func.body.body if isinstance(func.body, relax.SeqExpr) else func.body
+        fields = list(body.ty.fields) if isinstance(body.ty, relax.TupleType) else [body.ty]
+        names = list(func.attrs[OUTPUT_NAMES]) if func.attrs is not None and OUTPUT_NAMES in func.attrs else []
+        if len(set(names)) != len(fields):
+            names = [f"output_{index}" for index in range(len(fields))]
+        found += [_spec(str(name), _Typed(field)) for name, field in zip(names, fields, strict=True)]
+    return found
+
+
+class _Typed(NamedTuple):
+    """Something of a type."""
+
+    ty: Any
+
+
+def _mains(mod: tvm.IRModule) -> list[relax.Function]:
+    found = [func for gvar, func in mod.functions.items() if gvar.name_hint == MAIN]
+    return [func for func in found if isinstance(func, relax.Function)]
+
+
+def _spec(name: str, typed: Any) -> TensorSpec:
+    return TensorSpec(name, static_shape(typed) or (), dtype_of(typed) or "unknown")
 
 
 def check(inputs: Sequence[Sequence[TensorSpec]]) -> None:

@@ -103,6 +103,14 @@ def test_run_on_random_input(selector_command: Run, network: Path, tmp_path: Pat
     wrong = tmp_path / "wrong.npy"
     np.save(wrong, np.zeros((2, 2)))
     selector_command("run", library, "--input", wrong).assert_bad_input("wrong.npy", "float64 (2, 2)")
+    selector_command("run", library, "--input", f"y={wrong}").assert_bad_input("has no input 'y'; its inputs are x")
+    (spec,), values = first["inputs"], tmp_path / "x.npy"
+    np.save(values, np.ones(spec["shape"], spec["dtype"]))
+    named = selector_command("run", library, "--input", f"x={values}", "-o", tmp_path / "out.npz", "--json").json()
+    np.savez(tmp_path / "in.npz", x=np.load(values))
+    assert selector_command("run", library, "-i", tmp_path / "in.npz", "--json").json()["outputs"] == named["outputs"]
+    with np.load(tmp_path / "out.npz") as written:
+        assert list(written) == [item["name"] for item in named["outputs"]]
     selector_command("run", library, "--input", wrong, "--input", wrong).assert_bad_input("1 input (x), got 2 --input")
 
 

@@ -7,8 +7,9 @@ import onnx
 import pytest
 
 import selector
+from selector.graph.variants import inputs_of
 from selector.tensors import random_inputs as random_feed
-from selector.verify import input_specs, output_steps
+from selector.verify import output_steps
 from tests.models import reference
 
 NETWORKS = sorted((Path(__file__).parents[2] / "datasets" / "networks").glob("*.onnx"))
@@ -21,7 +22,7 @@ def test_there_are_networks():
 @pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.stem)
 def test_network(path):
     module = selector.load(path)
-    feed = random_feed(input_specs(module), seed=5)
+    feed = random_feed(inputs_of(module), seed=5)
     compiled = [selector.compile(module, policy=policy, threads=2) for policy in ("int8", "int16")]
     assert all(decision.lowering != "tvm" for model in compiled for decision in model.decisions)
     outputs = [model.run(*feed) for model in compiled]

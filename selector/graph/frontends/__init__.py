@@ -16,9 +16,19 @@ from tvm import relax
 
 from selector.graph.fuse import LAYER_NAMES, anchors, numbered
 from selector.graph.ir import static_shape
+from selector.graph.variants import OUTPUT_NAMES
 from selector.runtime import ModelError
 
 OWN_LINES = (b"BlockBuilder destroyed with remaining blocks!",)  # what TVM writes when a converter of it fails
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What a frontend makes of a network."""
+
+    module: tvm.IRModule
+    layers: Sequence[str] = ()  # names of the anchors, in graph order; none where the format has none
+    outputs: Sequence[str] = ()  # names of the outputs, in order
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ def load(model: Any, *, shapes: Mapping[str, Sequence[int]] | None = None, batch
     if kind.startswith("onnx.") and kind.endswith(".ModelProto"):
         from selector.graph.frontends import onnx_import
 
-        return _named(*onnx_import.convert(model, "the given ModelProto", shapes=shapes, batch=batch))
+        return _named(onnx_import.convert(model, "the given ModelProto", shapes=shapes, batch=batch))
     how.refuse(f"a {kind}")
     if isinstance(model, tvm.IRModule):
         _check_module(model)
@@ -59,7 +69,7 @@ def load(model: Any, *, shapes: Mapping[str, Sequence[int]] | None = None, batch
     if kind.startswith("torch.export.") and kind.endswith(".ExportedProgram"):
         from selector.graph.frontends import torch_import
 
-        return _named(*torch_import.convert(model))
+        return _named(torch_import.convert(model))
     raise ModelError(
         f"a model is a path to .onnx or .tflite, ONNX bytes, an onnx ModelProto, a torch ExportedProgram or a tvm "
         f"IRModule, got {kind}"
@@ -93,7 +103,7 @@ def _load_path(path: Path, how: _Shapes) -> tvm.IRModule:
         except ImportError as error:
             text = f"{path}: reading TFLite needs the package 'tflite': pip install 'tvm-selector[tflite]'"
             raise ModelError(text) from error
-        return _named(tflite_import.convert(data, str(path)), [])
+        return _named(tflite_import.convert(data, str(path)))
     return _load_onnx(data, str(path), how, path.parent)
 
 
@@ -101,11 +111,12 @@ def _load_onnx(data: bytes, where: str, how: _Shapes, folder: Path | None = None
     from selector.graph.frontends import onnx_import
 
     model = onnx_import.parse(data, where)
-    return _named(*onnx_import.convert(model, where, folder, shapes=how.shapes, batch=how.batch))
+    return _named(onnx_import.convert(model, where, folder, shapes=how.shapes, batch=how.batch))
 
 
-def _named(module: tvm.IRModule, names: list[str]) -> tvm.IRModule:
-    """``module`` with the layers' names attached, made unique; numbered instead if they are not one for each layer."""
+def _named(imported: Imported) -> tvm.IRModule:
+    """The module with its names attached; those of layers made unique, or numbers if they are not one for each."""
+    module, names = imported.module, imported.layers
     (gvar, func), *_ = [(g, f) for g, f in module.functions.items() if isinstance(f, relax.Function)]
     kinds = anchors(func)
     if len(kinds) != len(names):
@@ -115,7 +126,7 @@ def _named(module: tvm.IRModule, names: list[str]) -> tvm.IRModule:
     for name in names:
         seen[name] = seen.get(name, 0) + 1
         unique.append(name if seen[name] == 1 else f"{name}:{seen[name]}")
-    module.update_func(gvar, func.with_attr(LAYER_NAMES, unique))
+    module.update_func(gvar, func.with_attrs({LAYER_NAMES: unique, OUTPUT_NAMES: list(imported.outputs)}))
     return module
 
 

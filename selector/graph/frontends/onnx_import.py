@@ -19,7 +19,7 @@ from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
 from selector import quiet
-from selector.graph.frontends import OWN_LINES, last_line
+from selector.graph.frontends import OWN_LINES, Imported, last_line
 from selector.graph.frontends.onnx_dynamic import conv_integer, matmul_integer
 from selector.graph.frontends.onnx_graph import OnnxGraph, node_name
 from selector.graph.frontends.onnx_prepare import prepare
@@ -63,8 +63,8 @@ def convert(
     *,
     shapes: Shapes | None = None,
     batch: int | None = None,
-) -> tuple[tvm.IRModule, list[str]]:
-    """The network of a model as a Relax module, and the names of its layers in graph order.
+) -> Imported:
+    """The network of a model.
 
     ``folder``: where tensors lie that the model keeps in files of their own.  ``shapes`` and ``batch`` as in
     ``fix_shapes``.  Raises ModelError.
@@ -80,8 +80,7 @@ def convert(
     graph, module, problem = _converted(model, where)
     if module is None:
         raise ModelError(problem)
-    names = [node_name(node) for node in graph.nodes if node.op_type in _ANCHORS]
-    return module, names
+    return Imported(module, [node_name(node) for node in graph.nodes if node.op_type in _ANCHORS], graph.outputs)
 
 
 def _converted(model: onnx.ModelProto, where: str) -> tuple[OnnxGraph, tvm.IRModule | None, str]:

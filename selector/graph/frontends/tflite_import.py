@@ -24,7 +24,7 @@ from tvm.relax.frontend.tflite.tflite_flexbuffer import FlexBufferDecoder
 from tvm.relax.frontend.tflite.tflite_frontend import TensorWrapper
 
 from selector import quiet
-from selector.graph.frontends import OWN_LINES, last_line
+from selector.graph.frontends import OWN_LINES, Imported, last_line
 from selector.graph.frontends.tflite_layers import Layers, real_values
 from selector.graph.ir import dtype_of, static_shape
 from selector.runtime import ModelError
@@ -38,7 +38,7 @@ _STATEFUL = frozenset(
 )
 
 
-def convert(data: bytes, where: str) -> tvm.IRModule:
+def convert(data: bytes, where: str) -> Imported:
     """The network in the bytes of a file.  Raises ModelError."""
     if data[4:8] != b"TFL3":
         raise ModelError(f"{where} is not a TFLite model")
@@ -52,7 +52,8 @@ def convert(data: bytes, where: str) -> tvm.IRModule:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), quiet.without_lines(*OWN_LINES):
         warnings.simplefilter("ignore")
         try:
-            return from_tflite(tflite.Model.GetRootAsModel(data, 0), op_converter=converter)
+            model = tflite.Model.GetRootAsModel(data, 0)
+            return Imported(from_tflite(model, op_converter=converter), outputs=_output_names(model))
         except ModelError as error:
             problem = f"{where}: {error}"
         except Exception as error:  # the importer raises whatever its converters raise
@@ -60,6 +61,11 @@ def convert(data: bytes, where: str) -> tvm.IRModule:
             problem = f"tvm's TFLite importer fails on {where}{place}: {last_line(error)}"
         gc.collect()  # converters refer to themselves: what is left of them goes now, and says so where nobody reads
     raise ModelError(problem)
+
+
+def _output_names(model: Any) -> list[str]:
+    graph = model.Subgraphs(0)
+    return [graph.Tensors(graph.Outputs(index)).Name().decode() for index in range(graph.OutputsLength())]
 
 
 class _Options(FlexBufferDecoder):

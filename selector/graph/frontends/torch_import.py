@@ -21,7 +21,7 @@ from tvm import relax
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from selector import quiet
-from selector.graph.frontends import OWN_LINES, last_line
+from selector.graph.frontends import OWN_LINES, Imported, last_line
 from selector.graph.ir import dtype_of, static_shape
 from selector.runtime import ModelError
 
@@ -35,15 +35,15 @@ _MOVING = frozenset(
 _DYNAMIC = "choose_qparams"  # begins the names of operators that choose a scale at run time
 
 
-def convert(program: Any) -> tuple[tvm.IRModule, list[str]]:
-    """The network of a ``torch.export.ExportedProgram``, and the names of its layers in graph order.
+def convert(program: Any) -> Imported:
+    """The network of a ``torch.export.ExportedProgram``.
 
     A layer has the name of its torch module, or of its node where it is in none.  Raises ModelError.
     """
     module, names, problem = _converted(program)
     if module is None:
         raise ModelError(problem)
-    return module, names
+    return Imported(module, names, [str(name) for name in program.graph_signature.user_outputs])
 
 
 def _converted(program: Any) -> tuple[tvm.IRModule | None, list[str], str]:

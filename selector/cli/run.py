@@ -116,9 +116,12 @@ def _given(text: str) -> list[_Given]:
     common.existing_file(path, "the input")
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return [_Given(key, arrays[key], path) for key in arrays.files]
+            found_in = [_Given(key, arrays[key], path) for key in arrays.files]
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise common.BadInput(f"{path} holds no arrays in .npz format: {error}") from None
+    if not found_in:
+        raise common.BadInput(f"{path} holds no arrays")
+    return found_in
 
 
 def _load(path: Path) -> np.ndarray:

@@ -188,10 +188,11 @@ def test_run_needs_a_compiled_library(selector_command: Run, network: Path) -> N
 
 
 def test_run_input_files(selector_command: Run, network: Path, tmp_path: Path) -> None:
-    text, archive = tmp_path / "text.npy", tmp_path / "archive.npz"
-    text.write_text("1 2 3\n")
-    np.savez(archive, x=np.zeros(3))
-    for path in (tmp_path / "absent.npy", text, archive):
+    text, archive, empty = tmp_path / "text.npy", tmp_path / "text.npz", tmp_path / "empty.npz"
+    for path in (text, archive):
+        path.write_text("1 2 3\n")
+    np.savez(empty)
+    for path in (tmp_path / "absent.npy", tmp_path / "absent.npz", text, archive, empty):
         selector_command("run", network, "--input", path).assert_bad_input(path.name)
 
 

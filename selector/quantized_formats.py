@@ -1,10 +1,11 @@
-"""The same quantized ONNX network in other formats: other 8-bit types of its activations and weights.
+"""The same quantized ONNX network in other formats: other types of its activations, other 8-bit ones of its weights.
 
 The format decides which instructions can run a network, in every runtime.  Comparing formats takes one network in each.
 
-Activations keep their scales: from int8 to uint8 every zero point moves by 128, and the values with it.  Weights that
-fit the new type move likewise, to its usual zero point; those that do not are quantized again, channel by channel, with
-the smallest scale that fits.  Biases follow the scale of their accumulators.
+Activations keep their scales: from int8 to uint8 every zero point moves by 128, and the values with it.  In 16 bits a
+step is a 256th of one, and the operators that quantize are ONNX Runtime's own.  Weights that fit the new type move
+likewise, to its usual zero point; those that do not are quantized again, channel by channel, with the smallest scale
+that fits.  Biases follow the scale of their weights.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from selector.graph.frontends.onnx_file import rewritten
 from selector.runtime import ModelError
 
 _8BIT = ("uint8", "int8")
+_MICROSOFT = "com.microsoft"  # ONNX quantizes to 16 bits from operator set 21 on, ONNX Runtime in any
 _BIASED = ("Conv", "ConvTranspose", "Gemm")  # operators whose inputs are data, weights and bias
 # operators that may stand between quantize and dequantize: they move elements or compare them
 _MOVING = frozenset(
@@ -44,6 +46,11 @@ class Format:
     zero_point: int  # of weights that are not in the format yet
 
     @property
+    def has_16bit_data(self) -> bool:
+        """Whether activations have 16 bits."""
+        return np.dtype(self.data).itemsize == 2
+
+    @property
     def largest(self) -> int:
         """Largest magnitude of a weight less its zero point, the same on both sides."""
         return min(self.high - self.zero_point, self.zero_point - self.low)
@@ -54,6 +61,8 @@ FORMATS = {
     "u8s8-7bit": Format("uint8", "int8", -64, 63, 0),  # what quantizers call a reduced range
     "s8s8": Format("int8", "int8", -128, 127, 0),
     "u8u8": Format("uint8", "uint8", 0, 255, 128),
+    "u16s8": Format("uint16", "int8", -128, 127, 0),
+    "s16s8": Format("int16", "int8", -128, 127, 0),
 }
 
 
@@ -68,6 +77,8 @@ def convert(model: onnx.ModelProto, format: str) -> onnx.ModelProto:
     converted = onnx.ModelProto()
     converted.CopyFrom(model)
     _Converter(converted.graph, FORMATS[format]).run()
+    if FORMATS[format].has_16bit_data and all(item.domain != _MICROSOFT for item in converted.opset_import):
+        converted.opset_import.append(onnx.helper.make_opsetid(_MICROSOFT, 1))
     return converted
 
 
@@ -121,7 +132,7 @@ class _Converter:
                 quantized |= set(node.output)
 
     def convert_activation(self, node: onnx.NodeProto) -> None:
-        """Move the zero point of a quantize or dequantize of an activation."""
+        """Move the zero point of a quantize or dequantize of an activation; in 16 bits divide its steps too."""
         if len(node.input) < 3 or not node.input[2]:
             raise FormatError(f"{_name(node)} has no zero point; only networks that state theirs can be converted")
         zero_point = self.constant(node, 2)
@@ -129,8 +140,12 @@ class _Converter:
             raise FormatError(f"{_name(node)} is {zero_point.dtype.name}; only 8-bit networks can be converted")
         if zero_point.dtype.name == self.format.data:
             return
-        shift = 128 if self.format.data == "uint8" else -128
-        self.set_constant(node, 2, (zero_point.astype(np.int32) + shift).astype(self.format.data))
+        level = zero_point.astype(np.int32) - np.iinfo(zero_point.dtype).min
+        if self.format.has_16bit_data:
+            level = level * 256
+            self.set_constant(node, 1, self.constant(node, 1) / np.float32(256))
+            node.domain = _MICROSOFT
+        self.set_constant(node, 2, (level + np.iinfo(self.format.data).min).astype(self.format.data))
 
     def convert_weight(self, node: onnx.NodeProto) -> None:
         """Move or quantize again the constant of a dequantize, and the biases of the convolutions that use it."""

@@ -48,6 +48,18 @@ def test_moving_zero_points_changes_no_output(source: tuple[str, str], target: s
     np.testing.assert_array_equal(reference(converted, feed)[0], reference(model, feed)[0])
 
 
+@pytest.mark.parametrize("target", ["u16s8", "s16s8"])
+@pytest.mark.parametrize("source", ["uint8", "int8"])
+def test_16_bits_have_256_steps_for_one(source: str, target: str) -> None:
+    model = qdq_conv_model(data_dtype=source, float_io=True)
+    converted = convert(model, target)
+    assert activation_dtypes(converted) == {FORMATS[target].data}
+    feed = random_inputs(model)
+    ours, theirs = reference(converted, feed)[0], reference(model, feed)[0]
+    assert len(np.unique(ours)) > 2 * len(np.unique(theirs))
+    assert np.abs(ours - theirs).mean() < 0.05 * np.abs(theirs).mean()
+
+
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_weights_that_do_not_fit_are_quantized_again(per_channel: bool) -> None:
     model = qdq_conv_model(data_dtype="uint8", weight_dtype="int8", per_channel=per_channel, float_io=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from selector import kernel_cases
 from selector.collect.architectures import Architecture, Layer, load_architectures
 from selector.collect.formats import canonical
 from selector.collect.sampling import MAX_MACS, MAX_WEIGHTS
@@ -22,6 +23,7 @@ from selector.collect.sources import (
     from_samples,
     shuffled,
 )
+from selector.quantized_formats import in_format
 from selector.workload import ConvWorkload
 
 DATASETS = Path(__file__).parents[2] / "datasets"
@@ -53,6 +55,12 @@ def shufflenet() -> list[Candidate]:
 def test_networks_are_named_after_their_file(shufflenet: list[Candidate]) -> None:
     assert {item.networks for item in shufflenet} == {("shufflenet_v2_x0_5.u8u8",)}
     assert {item.workload.threads for item in shufflenet} == {1, 2}
+
+
+def test_layers_of_16_bit_data_leave_nothing_to_measure() -> None:
+    with in_format(DATASETS / "networks" / "shufflenet_v2_x0_5.u8u8.onnx", "u16s8") as path:
+        assert not from_networks([path])
+        assert not kernel_cases.from_network(path, threads=1)
 
 
 def test_layers_of_a_network_that_get_the_same_kernel_are_one(shufflenet: list[Candidate]) -> None:

@@ -31,7 +31,9 @@ from selector.runtime import ModelError
 
 # Converted as quantized operators: layers, and what changes the quantization itself or moves what is stored.
 _WEIGHTED = frozenset("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED".split())
-_OWN_WAY = _WEIGHTED | frozenset("TRANSPOSE_CONV BATCH_MATMUL QUANTIZE DEQUANTIZE GATHER_ND SHAPE".split())
+_OWN_WAY = _WEIGHTED | frozenset(
+    "TRANSPOSE_CONV BATCH_MATMUL QUANTIZE DEQUANTIZE GATHER_ND ARG_MAX ARG_MIN SHAPE".split()
+)
 _STATEFUL = frozenset(
     "LSTM BIDIRECTIONAL_SEQUENCE_LSTM UNIDIRECTIONAL_SEQUENCE_LSTM RNN BIDIRECTIONAL_SEQUENCE_RNN "
     "UNIDIRECTIONAL_SEQUENCE_RNN SVDF VAR_HANDLE READ_VARIABLE ASSIGN_VARIABLE CALL_ONCE".split()
@@ -117,7 +119,7 @@ class _Converter(Layers):
         hybrid = name in _WEIGHTED and not inputs[0].qnn_params
         if not quantized or (name in _OWN_WAY and not hybrid):
             found = self.convert_map[name](op=op)
-            return None if found is None else self.bb.normalize(found)
+            return None if found is None else self._as_wide(self.bb.normalize(found), outputs[0])
         self._float = True
         try:
             found = self.convert_map[name](op=op)
@@ -130,10 +132,14 @@ class _Converter(Layers):
         parts = [self._quantized(part, tensor) for part, tensor in zip(parts, outputs, strict=True)]
         return parts[0] if len(outputs) == 1 else parts
 
+    def _as_wide(self, part: Any, tensor: TensorWrapper) -> Any:
+        """Indices, which TVM counts in int64, as the file has them."""
+        wanted = self.get_tensor_type_str(tensor.tensor.Type())
+        narrow = dtype_of(part) == "int64" and wanted == "int32"
+        return self.bb.normalize(relax.op.astype(part, wanted)) if narrow else part
+
     def _quantized(self, part: Any, tensor: TensorWrapper) -> Any:
         wanted = self.get_tensor_type_str(tensor.tensor.Type())
-        if dtype_of(part) == "int64" and wanted == "int32":  # indices of ARG_MAX
-            return self.bb.normalize(relax.op.astype(part, wanted))
         if tensor.qnn_params and dtype_of(part) == "float32" and wanted != "float32":
             return self.bb.normalize(self.quantize(part, tensor))
         return part

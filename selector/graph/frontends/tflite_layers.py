@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -186,6 +187,18 @@ class Layers(OperatorConverter):
         positions = relax.op.astype(self.get_tensor_expr(indices), "int64")
         return relax.op.gather_nd(self.get_tensor_expr(data), positions)
 
+    def convert_resize_bilinear(self, op: Any) -> Any:
+        """TVM's, and nothing where no size changes."""
+        return self._unless_same_size(op, super().convert_resize_bilinear)
+
+    def convert_resize_nearest_neighbor(self, op: Any) -> Any:
+        """TVM's, and nothing where no size changes."""
+        return self._unless_same_size(op, super().convert_resize_nearest_neighbor)
+
+    def _unless_same_size(self, op: Any, convert: Callable[[Any], Any]) -> Any:
+        (data, _), (out,) = self.get_input_tensors(op), self.get_output_tensors(op)
+        return self.get_tensor_expr(data) if self._shape(data) == self._shape(out) else convert(op)
+
     def _shape(self, tensor: TensorWrapper) -> tuple[int, ...]:
         """The shape that the file gives."""
         return tuple(tensor.tensor.ShapeAsNumpy().tolist()) if tensor.tensor.ShapeLength() else ()
@@ -204,15 +217,13 @@ def _quantization(tensor: Any) -> dict[str, Any] | None:
     found = tensor.Quantization()
     if found is None or found.ScaleLength() == 0:
         return None
-    scale = found.ScaleAsNumpy()
-    zero = found.ZeroPointAsNumpy() if found.ZeroPointLength() else np.zeros(1, "int64")
-    if scale.size == 1:
-        scale, zero = scale[0], zero[0]
-    elif not zero.any():
-        zero = np.zeros((), "int64")
+    scale: np.ndarray = found.ScaleAsNumpy()
+    zero: np.ndarray = found.ZeroPointAsNumpy() if found.ZeroPointLength() else np.zeros(1, "int64")
+    if scale.size == 1 or not zero.any():
+        zero = zero[:1].reshape(())
     return {
-        "scale": relax.const(np.asarray(scale, "float32")),
-        "zero_point": relax.const(np.asarray(zero, "int32")),
+        "scale": relax.const(scale.reshape(() if scale.size == 1 else -1).astype("float32")),
+        "zero_point": relax.const(zero.astype("int32")),
         "axis": int(found.QuantizedDimension()),
     }
 

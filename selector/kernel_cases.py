@@ -18,8 +18,8 @@ import numpy as np
 from selector.collect.formats import DATA_ZERO_POINTS, DTYPES, RANGES
 from selector.graph.frontends import load
 from selector.graph.legalize import Session, qnn_calls
-from selector.graph.op import describe
 from selector.graph.pipeline import quantized
+from selector.graph.qnn import describe
 from selector.policy import resolve
 from selector.target import profile
 from selector.weights import WeightFacts, weight_facts

@@ -15,7 +15,7 @@ from tvm import relax
 from selector import lowering, profiling, runtime
 from selector import policy as policies
 from selector.cross import Linker, find_linker
-from selector.graph import checks, op
+from selector.graph import checks, qnn
 from selector.graph.frontends import last_line, load
 from selector.graph.legalize import Session, qnn_calls
 from selector.graph.pipeline import finished, legalized, quantized
@@ -144,7 +144,7 @@ def stored_bytes(
     sizes: dict[str, dict[str, int]] = {}
     for call in qnn_calls(quantized(load(model), session)):
         try:
-            workload, constants = op.describe(call, session.threads)
+            workload, constants = qnn.describe(call, session.threads)
             kernels = {name: lowering.build(workload, constants, session.target, name) for name in lowering.LOWERINGS}
         except UnsupportedWorkload:
             continue

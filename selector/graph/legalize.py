@@ -16,11 +16,11 @@ import tvm
 from tvm import relax
 
 from selector import lowering, policy
-from selector.graph import op
-from selector.graph.fuse import Layer
+from selector.graph import qnn
 from selector.graph.ir import Expr, op_name, static_shape
 from selector.graph.ops import BY_NAME
 from selector.graph.ops.parts import shaped
+from selector.graph.passes.fuse import Layer
 from selector.policy import Decision, Policy
 from selector.policy.base import only_choice
 from selector.target import TargetProfile, profile
@@ -151,7 +151,7 @@ def qnn_calls(mod: tvm.IRModule) -> Iterator[Expr]:
         if isinstance(func, relax.Function) and isinstance(func.body, relax.SeqExpr):
             for block in func.body.blocks:
                 for binding in block.bindings:
-                    if op_name(binding.value) in (op.CONV2D, op.DENSE):
+                    if op_name(binding.value) in (qnn.CONV2D, qnn.DENSE):
                         yield binding.value
 
 
@@ -159,12 +159,12 @@ def legalize(bb: Any, call: Expr) -> Expr:
     """``FLegalize`` of both operators: the chosen kernel, or TVM's float32 operators where no lowering will do."""
     session = _session()
     try:
-        workload, constants = op.describe(call, session.threads)
+        workload, constants = qnn.describe(call, session.threads)
         kernel = session.lower(str(call.attrs["layer"]), workload, constants)
     except UnsupportedWorkload:
-        return op.dequantized(call, bb.emit)
+        return qnn.dequantized(call, bb.emit)
     data, out_shape = call.args[0], static_shape(call)
-    layout = _NHWC if op_name(call) == op.DENSE else str(call.attrs["data_layout"])
+    layout = _NHWC if op_name(call) == qnn.DENSE else str(call.attrs["data_layout"])
     if layout != _NHWC:
         data = bb.emit(relax.op.permute_dims(data, [layout.index(axis) for axis in _NHWC]))
         out_shape = (workload.batch, workload.out_height, workload.out_width, workload.out_channels)
@@ -190,16 +190,16 @@ def legalize_kernel(bb: Any, call: Expr) -> Expr:
 
 def register() -> None:
     """Make Selector's operators known to TVM."""
-    for name, infer_type in op.INFER_TYPE.items():
-        op.register(name, infer_type, legalize)
+    for name, infer_type in qnn.INFER_TYPE.items():
+        qnn.register(name, infer_type, legalize)
     for operator in BY_NAME.values():
-        op.register(operator.name, operator.infer_type, legalize_kernel)
+        qnn.register(operator.name, operator.infer_type, legalize_kernel)
 
 
 def _describe(call: Expr, threads: int) -> ConvWorkload | str:
     """The workload of a call, or why there is none."""
     try:
-        return op.describe(call, threads)[0]
+        return qnn.describe(call, threads)[0]
     except UnsupportedWorkload as error:
         return str(error)
 

@@ -13,9 +13,10 @@ from tvm import relax
 from tvm.relax.backend.cpu_generic import pipeline as cpu_generic
 
 from selector import policy as policies
-from selector.graph import fuse, legalize
+from selector.graph import legalize
 from selector.graph.checks import mark_internal
 from selector.graph.legalize import Session
+from selector.graph.passes import fuse
 from selector.graph.passes.canonical import canonicalize
 from selector.graph.passes.fused import fuse_kernels
 from selector.graph.passes.hoist import quantize_early

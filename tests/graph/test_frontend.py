@@ -10,7 +10,7 @@ from tvm import relax, tirx
 
 import selector
 from selector.graph import frontends
-from selector.graph.fuse import LAYER_NAMES
+from selector.graph.passes.fuse import LAYER_NAMES
 from tests.graph.modules import module, operators
 from tests.models import GraphBuilder, qdq_block_model, qdq_conv_model, random_inputs
 

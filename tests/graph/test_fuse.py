@@ -5,9 +5,9 @@ import pytest
 from tvm import relax
 
 import selector
-from selector.graph import op
-from selector.graph.fuse import fuse
+from selector.graph import qnn
 from selector.graph.passes.canonical import canonicalize
+from selector.graph.passes.fuse import fuse
 from selector.graph.passes.integer import keep_integer
 from tests.graph.modules import calls, dequantize, module, operators, quantize, weight
 from tests.models import qdq_conv_model, qdq_dense_model
@@ -30,7 +30,7 @@ def test_convolution_with_epilogue_becomes_one_call(bias, activation):
     mod, layers = fused(qdq_conv_model(bias=bias, activation=activation, per_channel=True))
     assert operators(mod) == ["qnn.conv2d"]
     assert [(layer.name, layer.reason) for layer in layers] == [("conv", "")]
-    params = op.params_of(calls(mod)[0])
+    params = qnn.params_of(calls(mod)[0])
     assert params.bias.dtype == ("float32" if bias == "float" else "int32")
     assert params.bias.any() == (bias is not None)
     bounds = {None: (-np.inf, np.inf), "relu": (0, np.inf), "clip": (np.float32(-0.7), np.float32(1.3))}
@@ -86,7 +86,7 @@ def test_nhwc_data_with_hwio_weights():
     assert operators(mod) == ["qnn.conv2d"]
     call = calls(mod)[0]
     assert str(call.attrs["data_layout"]) == "NHWC"
-    params = op.params_of(call)
+    params = qnn.params_of(call)
     assert params.weight.shape == (4, 3, 3, 8)
     np.testing.assert_array_equal(params.weight_scale, np.float32([0.1, 0.2, 0.3, 0.4]))
     np.testing.assert_array_equal(params.weight_zero_point, [0, 1, 2, 3])
@@ -106,7 +106,7 @@ def test_weight_is_followed_through_reshape_permute_and_clip():
         return quantize(emit(y))
 
     mod, _ = fused(module([((1, 6, 5, 8), "uint8")], build))
-    params = op.params_of(calls(mod)[0])
+    params = qnn.params_of(calls(mod)[0])
     expected = np.arange(-36, 36).clip(-30, 30).reshape(3, 3, 8, 1).transpose(2, 0, 1, 3)
     np.testing.assert_array_equal(params.weight, expected)
     np.testing.assert_array_equal(params.weight_scale, np.linspace(0.1, 0.8, 8).astype("float32"))
@@ -131,7 +131,7 @@ def test_result_used_twice_keeps_a_float_epilogue():
 
     mod, _ = fused(module([DATA], build))
     assert operators(mod) == ["qnn.conv2d", "quantize", "nn.relu"]
-    assert op.params_of(calls(mod)[0]).out_dtype == "float32"
+    assert qnn.params_of(calls(mod)[0]).out_dtype == "float32"
 
 
 def test_residual_before_the_quantize_keeps_a_float_epilogue():
@@ -149,7 +149,7 @@ def test_bias_after_an_activation_is_not_a_bias():
 
     mod, _ = fused(module([DATA], build))
     assert operators(mod) == ["qnn.conv2d", "add", "quantize"]
-    assert op.params_of(calls(mod)[0]).clip_min == 0
+    assert qnn.params_of(calls(mod)[0]).clip_min == 0
 
 
 def test_int32_bias_of_another_scale_is_added_in_float():
@@ -161,7 +161,7 @@ def test_int32_bias_of_another_scale_is_added_in_float():
         return quantize(emit(y))
 
     mod, _ = fused(module([DATA], build))
-    np.testing.assert_array_equal(op.params_of(calls(mod)[0]).bias, np.float32([0, 0.5, 1, 1.5]))
+    np.testing.assert_array_equal(qnn.params_of(calls(mod)[0]).bias, np.float32([0, 0.5, 1, 1.5]))
 
 
 def test_clips_compose():
@@ -169,7 +169,7 @@ def test_clips_compose():
         y = emit(relax.op.clip(conv(emit, x), -1, 5))
         return quantize(emit(relax.op.nn.relu6(emit(relax.op.minimum(y, relax.const(np.float32(4)))))))
 
-    params = op.params_of(calls(fused(module([DATA], build))[0])[0])
+    params = qnn.params_of(calls(fused(module([DATA], build))[0])[0])
     assert (params.clip_min, params.clip_max) == (0, 4)
 
 

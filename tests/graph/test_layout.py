@@ -5,7 +5,7 @@ import pytest
 import tvm
 from tvm import relax
 
-from selector.graph import op
+from selector.graph import qnn
 from selector.graph.passes.layout import channels_last, to_channels_last
 from tests.graph.modules import dequantize, module, operators, quantize, run
 
@@ -13,7 +13,7 @@ SHAPE = (1, 8, 6, 4)
 
 
 def params(channels=8):
-    return op.QuantParams(
+    return qnn.QuantParams(
         weight=np.ones((channels, 1, 1, 8), "int8"),
         bias=np.zeros(channels, "int32"),
         data_scale=0.1,
@@ -27,7 +27,7 @@ def params(channels=8):
 
 
 def conv(x, layer="a", layout="NCHW", channels=8):
-    return op.conv2d(x, params(channels), layer=layer, data_layout=layout)
+    return qnn.conv2d(x, params(channels), layer=layer, data_layout=layout)
 
 
 def test_channels_last_permutation():

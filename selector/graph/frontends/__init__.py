@@ -14,8 +14,8 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from selector.graph.fuse import LAYER_NAMES, anchors, numbered
 from selector.graph.ir import static_shape
+from selector.graph.passes.fuse import LAYER_NAMES, anchors, numbered
 from selector.graph.variants import OUTPUT_NAMES
 from selector.runtime import ModelError
 

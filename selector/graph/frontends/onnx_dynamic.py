@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from selector.graph import op
+from selector.graph import qnn
 from selector.graph.ir import Expr, constant, static_shape
 from selector.graph.quantization import BYTES
 from selector.runtime import ModelError
@@ -38,7 +38,7 @@ def conv_integer(emit: Emit, inputs: list[Expr | None], attrs: dict[str, Any], n
     padding = tuple(attrs.get("pads") or (0, 0, 0, 0))
     groups = int(attrs.get("group", 1))
     geometry = {"strides": strides, "padding": padding, "dilation": dilation, "groups": groups}
-    acc = emit(op.conv2d(data, params, layer=name, data_layout="NCHW", **geometry))  # type: ignore[arg-type]
+    acc = emit(qnn.conv2d(data, params, layer=name, data_layout="NCHW", **geometry))  # type: ignore[arg-type]
     if zero is None:
         return acc
     shape, out = static_shape(data) or (), static_shape(acc) or ()
@@ -64,19 +64,19 @@ def matmul_integer(emit: Emit, inputs: list[Expr | None], name: str) -> Expr | N
         return None
     kernel = np.ascontiguousarray(weight.T)
     params, zero = _params(kernel, weight_zero, zero)
-    acc = emit(op.dense(data, params, layer=name))
+    acc = emit(qnn.dense(data, params, layer=name))
     if zero is None:
         return acc
     return _less(emit, acc, (kernel.astype("int64") - params.weight_zero_point.reshape(-1, 1)).sum(axis=1), zero)
 
 
-def _params(kernel: np.ndarray, weight_zero: Expr | None, zero: Expr | None) -> tuple[op.QuantParams, Expr | None]:
+def _params(kernel: np.ndarray, weight_zero: Expr | None, zero: Expr | None) -> tuple[qnn.QuantParams, Expr | None]:
     """Constants of a layer with weights (O, ...), and the zero point of its data if that is known at run time only."""
     channels = len(kernel)
     known = 0 if zero is None else constant(zero)
     points = np.zeros((), "int32") if weight_zero is None else constant(weight_zero)
     assert points is not None and str(kernel.dtype) in BYTES
-    params = op.QuantParams(
+    params = qnn.QuantParams(
         weight=kernel,
         bias=np.zeros(channels, "int32"),
         data_scale=1.0,

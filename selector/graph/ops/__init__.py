@@ -1,7 +1,7 @@
 """The operators on 8-bit data that have a kernel of their own, one file each.
 
 A file has the operator's call, its type rule, its kernel and the patterns that it stands for; ``OPERATORS`` lists it.
-Layers, which a policy decides about, are in ``selector.graph.op``.
+Layers, which a policy decides about, are in ``selector.graph.qnn``.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from selector.graph import op
+from selector.graph import qnn
 from selector.graph.ir import Bindings, Expr, Var, constant, ints, op_name, rewrite, static_shape
 from selector.graph.ops import dynamic
 from selector.graph.passes.forward import TUPLE_ITEM, Forward, Rule
@@ -53,7 +53,7 @@ def to_channels_last(mod: tvm.IRModule) -> tvm.IRModule:
     """``mod`` with the quantized convolutions, and what lies between them, computed on NHWC data."""
 
     def block_pass(bindings: Bindings) -> Bindings:
-        convolutions = [b.value for b in bindings if op_name(b.value) == op.CONV2D]
+        convolutions = [b.value for b in bindings if op_name(b.value) == qnn.CONV2D]
         if all(str(call.attrs["data_layout"]) == "NHWC" for call in convolutions):
             return bindings
         return Walk(bindings).run(_RULES)
@@ -90,7 +90,7 @@ def _axis(axis: int, rank: int) -> int:
 def _conv2d(walk: Walk, var: Var, call: Expr) -> bool:
     if str(call.attrs["data_layout"]) != "NCHW":
         return False
-    return _computed(walk, var, op.with_attrs(call, _twin(walk, call.args[0]), data_layout="NHWC"))
+    return _computed(walk, var, qnn.with_attrs(call, _twin(walk, call.args[0]), data_layout="NHWC"))
 
 
 def _unary(walk: Walk, var: Var, call: Expr) -> bool:
@@ -282,7 +282,7 @@ def _permuted(values: Sequence[int], order: Sequence[int]) -> list[int]:
 
 
 _RULES: dict[str, Rule] = {
-    op.CONV2D: _conv2d,
+    qnn.CONV2D: _conv2d,
     "relax.quantize": _quantize,
     "relax.dequantize": _quantize,
     "relax.nn.adaptive_avg_pool2d": _adaptive_pool,

@@ -15,7 +15,7 @@ import tvm
 import tvm_ffi
 from tvm import relax, topi
 
-from selector.graph import op
+from selector.graph import qnn
 from selector.graph.ir import Bindings, Emitter, Expr, Graph, dtype_of, ints, op_name, rewrite, scalar, static_shape
 
 _CONV2D = "relax.nn.conv2d"
@@ -87,13 +87,13 @@ def _guess(func: tvm.tirx.PrimFunc, rank: int) -> tuple[list[int], float] | None
 def _folded(graph: Graph, call: Expr) -> Expr | None:
     """The convolution ``call`` on data that is not padded yet."""
     name = op_name(call)
-    if name not in (_CONV2D, op.CONV2D):
+    if name not in (_CONV2D, qnn.CONV2D):
         return None
     pad = graph.value(call.args[0])
     if op_name(pad) != "relax.nn.pad" or str(pad.attrs.pad_mode) != "constant":
         return None
-    layout = str(call.attrs["data_layout"] if name == op.CONV2D else call.attrs.data_layout)
-    zero = scalar(call.args[4]) if name == op.CONV2D else 0
+    layout = str(call.attrs["data_layout"] if name == qnn.CONV2D else call.attrs.data_layout)
+    zero = scalar(call.args[4]) if name == qnn.CONV2D else 0
     if sorted(layout) != sorted("NCHW") or float(pad.attrs.pad_value) != zero:
         return None
     width = ints(pad.attrs.pad_width)
@@ -101,8 +101,8 @@ def _folded(graph: Graph, call: Expr) -> Expr | None:
     if any(pairs["N"]) or any(pairs["C"]) or min(width) < 0:
         return None
     outer = (pairs["H"][0], pairs["W"][0], pairs["H"][1], pairs["W"][1])
-    if name == op.CONV2D:
-        return op.with_attrs(call, pad.args[0], padding=_added(ints(call.attrs["padding"]), outer))
+    if name == qnn.CONV2D:
+        return qnn.with_attrs(call, pad.args[0], padding=_added(ints(call.attrs["padding"]), outer))
     attrs = call.attrs
     return relax.op.nn.conv2d(
         pad.args[0],

@@ -18,7 +18,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from selector.graph import op
+from selector.graph import qnn
 from selector.graph.constants import QuantTensor, activation, fold, quant_tensor
 from selector.graph.ir import (
     Bindings,
@@ -148,7 +148,7 @@ def rewritten(match: Match) -> Expr:
     channels = weight.values.shape[0]
     data_scale = np.float32(scalar(match.data.args[1]))
     weight_scale = _per_channel(weight.scale)
-    params = op.QuantParams(
+    params = qnn.QuantParams(
         weight=np.ascontiguousarray(weight.values),
         bias=_bias(match, data_scale, weight_scale, channels),
         data_scale=float(data_scale),
@@ -163,9 +163,9 @@ def rewritten(match: Match) -> Expr:
     )
     data = match.data.args[0]
     if op_name(match.anchor) == "relax.matmul":
-        return op.dense(data, params, layer=match.layer)
+        return qnn.dense(data, params, layer=match.layer)
     attrs = match.anchor.attrs
-    return op.conv2d(
+    return qnn.conv2d(
         data,
         params,
         layer=match.layer,
@@ -185,7 +185,7 @@ def _fuse_block(bindings: Bindings, names: list[str], layers: list[Layer]) -> Bi
     found: dict[int, Layer] = {}  # by the place where it is computed: epilogues of neighbours may interleave
     for binding in bindings:
         kind = op_name(binding.value)
-        if kind in (op.CONV2D, op.DENSE):  # as the frontend wrote it
+        if kind in (qnn.CONV2D, qnn.DENSE):  # as the frontend wrote it
             found[places[binding.var]] = Layer(str(binding.value.attrs["layer"]))
         if kind not in ANCHORS:
             continue

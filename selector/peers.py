@@ -11,10 +11,14 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from selector.quiet import without_lines
 from selector.target import TargetLike, profile, resolve, why_not_here
 
 Arrays = Sequence[np.ndarray]
 Runner = Callable[[Arrays], list[np.ndarray]]  # inputs in model order -> outputs in model order
+
+
+_DELEGATE = b"Created TensorFlow Lite XNNPACK delegate for CPU."  # what LiteRT writes to standard error
 
 
 class PeerUnavailable(ValueError):
@@ -60,21 +64,23 @@ def onnxruntime(path: Path, *, threads: int, optimize: bool = True) -> Runner:
     return run
 
 
-def litert(path: Path, *, threads: int) -> Runner:
-    """The network in LiteRT, the runtime of TFLite, with its fast kernels.
+def litert(path: Path, *, threads: int, optimize: bool = True) -> Runner:
+    """The network in LiteRT, the runtime of TFLite, with its fast kernels, or with its reference kernels.
 
-    They round once, as Selector does; its reference kernels round every product twice, which later layers make
-    tens of steps of.
+    The fast ones round once, as Selector does; the others round every product twice, which later layers make tens of
+    steps of.
 
     Raises PeerUnavailable without the package, and for a file that is no TFLite network.
     """
     _require_own("litert", path)
     try:
-        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
     except ImportError:
         raise PeerUnavailable("LiteRT is not installed: pip install 'tvm-selector[tflite]'") from None
-    interpreter: Any = Interpreter(str(path), num_threads=threads)
-    interpreter.allocate_tensors()
+    kernels = OpResolverType.AUTO if optimize else OpResolverType.BUILTIN_REF
+    with without_lines(_DELEGATE):
+        interpreter: Any = Interpreter(str(path), num_threads=threads, experimental_op_resolver_type=kernels)
+        interpreter.allocate_tensors()
     sources = [item["index"] for item in interpreter.get_input_details()]
     results = [item["index"] for item in interpreter.get_output_details()]
 
@@ -105,6 +111,14 @@ def reference(path: Path, *, threads: int) -> Runner:
     if own_runtime(path) == "litert":
         return litert(path, threads=threads)
     return onnxruntime(path, threads=threads, optimize=False)
+
+
+def second_opinion(path: Path, *, threads: int) -> Runner | None:
+    """Other kernels of the reference's own runtime, where both are right; None where there are none.
+
+    How far the two are apart tells what the rounding of single values may become in this network.
+    """
+    return litert(path, threads=threads, optimize=False) if own_runtime(path) == "litert" else None
 
 
 def _require_own(name: str, path: Path) -> None:

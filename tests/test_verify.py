@@ -55,7 +55,9 @@ def outputs(offset: float) -> list[np.ndarray]:
 
 @pytest.mark.parametrize(("offset", "steps", "passed"), [(0.0, 0, True), (4.0, 8, True), (4.5, 9, False)])
 def test_tolerance_in_steps(offset: float, steps: float, passed: bool) -> None:
-    first, second, third = verify.verify(network(), lambda _: outputs(offset), {"peer": lambda _: outputs(0.0)})
+    first, second, third = verify.verify(
+        network(), lambda _: outputs(offset), {"peer": verify.Reference(lambda _: outputs(0.0))}
+    )
     assert (first.steps, first.passed, first.top1_agrees) == (steps, passed, 1.0)
     assert second.passed
     assert (third.steps, third.tolerance) == (None, pytest.approx(0.1))
@@ -64,7 +66,7 @@ def test_tolerance_in_steps(offset: float, steps: float, passed: bool) -> None:
 def test_nan_does_not_pass() -> None:
     wrong = outputs(0.0)
     wrong[2][0, 0] = np.nan
-    assert not verify.verify(network(), lambda _: wrong, {"peer": lambda _: outputs(0.0)})[2].passed
+    assert not verify.verify(network(), lambda _: wrong, {"peer": verify.Reference(lambda _: outputs(0.0))})[2].passed
 
 
 def test_top1() -> None:
@@ -72,7 +74,7 @@ def test_top1() -> None:
     turned[0] = 3 * turned[0][:, ::-1]
     theirs = outputs(0.0)
     theirs[0] = 3 * theirs[0]
-    first, *_ = verify.verify(network(), lambda _: turned, {"peer": lambda _: theirs})
+    first, *_ = verify.verify(network(), lambda _: turned, {"peer": verify.Reference(lambda _: theirs)})
     assert first.top1_agrees == 0.0
     assert first.to_dict()["steps"] == 6.0
 
@@ -82,4 +84,16 @@ def test_top1_ties_within_a_step_agree() -> None:
     nearly[0][:, 0] += 1.5  # now the best; half a step behind in what it is compared with
     theirs = outputs(0.0)
     theirs[0][:, 1] -= 0.5
-    assert verify.verify(network(), lambda _: nearly, {"peer": lambda _: theirs})[0].top1_agrees == 1.0
+    assert (
+        verify.verify(network(), lambda _: nearly, {"peer": verify.Reference(lambda _: theirs)})[0].top1_agrees == 1.0
+    )
+
+
+def test_what_two_right_answers_differ_by_passes() -> None:
+    module, nothing = network(), outputs(0.0)
+    far = [value + 20 for value in nothing]
+    alone, beside = verify.Reference(lambda _: nothing), verify.Reference(lambda _: nothing, lambda _: far)
+    assert not any(row.passed for row in verify.verify(module, lambda _: far, {"peer": alone}))
+    assert all(row.passed for row in verify.verify(module, lambda _: far, {"peer": beside}))
+    farther = [value + 21 for value in nothing]
+    assert not any(row.passed for row in verify.verify(module, lambda _: farther, {"peer": beside}))

@@ -143,12 +143,13 @@ def _require_verifiable(target: TargetLike) -> None:
 
 def _verify(path: Path, module: tvm.IRModule, compiled: Runner, target: TargetLike, threads: int) -> list[Difference]:
     from selector import peers
-    from selector.verify import verify
+    from selector.verify import Reference, verify
 
-    references = {"tvm": peers.tvm_default(module, target)}
     name = peers.own_runtime(path)
-    if peers.installed(name):
-        references[name] = peers.reference(path, threads=threads)
+    own = peers.reference(path, threads=threads) if peers.installed(name) else None
+    references = {"tvm": Reference(peers.tvm_default(module, target), own)}
+    if own is not None:
+        references[name] = Reference(own, peers.second_opinion(path, threads=threads))
     return verify(module, compiled, references)
 
 

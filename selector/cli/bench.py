@@ -17,7 +17,7 @@ Format = Annotated[
     str | None,
     typer.Option(
         "--format",
-        help="Bring the network into other types first, of activations and weights: u8s8, u8s8-7bit, s8s8, u8u8, u16s8, s16s8.",
+        help="Bring activations and weights into other types first: u8s8, u8s8-7bit, s8s8, u8u8, u16s8 or s16s8.",
         show_default="as it is",
     ),
 ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from contextlib import ExitStack
 from typing import Annotated
 
 import typer
@@ -19,7 +17,7 @@ Format = Annotated[
     str | None,
     typer.Option(
         "--format",
-        help="Bring the network into other types, of data and weights: u8s8, u8s8-7bit, s8s8, u8u8, u16s8, s16s8.",
+        help="Bring activations and weights into other types first: u8s8, u8s8-7bit, s8s8, u8u8, u16s8 or s16s8.",
         show_default="as it is",
     ),
 ]
@@ -44,19 +42,15 @@ def bench(
     as_json: common.AsJson = False,
     debug: common.Debug = False,
 ) -> None:
-    """Time the network under policies and in other runtimes, interleaved in one process.
-
-    Several shapes are timed one after the other, as variants of one library.
-    """
+    """Time the network under policies and in other runtimes, interleaved in one process."""
     common.existing_file(model, "the network")
-    import selector
     from selector.graph.frontends.shapes import fixed_file
     from selector.networks import PEERS, compare_network
     from selector.peers import installed, own_runtime
     from selector.quantized_formats import in_format
     from selector.report import tables
 
-    count, variants = common.set_threads(threads), common.parse_variants(shape, batch)
+    count, shapes = common.set_threads(threads), common.parse_shapes(shape)
     resolved = common.resolve_target(target)
     requested: list[str | None] = [*policy] if policy else [None]
     policies = list(dict.fromkeys(common.resolve_policy(name) for name in requested))
@@ -66,42 +60,26 @@ def bench(
         if name not in PEERS:
             raise common.BadInput(f"unknown peer '{name}': give one of {', '.join(PEERS)}")
     reading = common.progress(f"reading {model.name}", quiet=as_json)
-    with ExitStack() as files, reading as update:
-        shaped = [files.enter_context(fixed_file(model, **given)) for given in variants]
-        paths = [files.enter_context(in_format(path, format)) for path in shaped]
-
-        @functools.cache
-        def library(policy: str) -> selector.CompiledModel:
-            modules = [selector.load(path) for path in paths]
-            return selector.compile(modules, target=resolved, policy=policy, threads=count)
-
-        results = [
-            compare_network(
-                path,
-                policies=policies,
-                against=list(dict.fromkeys(against)),
-                target=resolved,
-                threads=count,
-                rounds=rounds,
-                max_seconds=max_seconds,
-                seed=seed,
-                profile=profile,
-                library=library,
-                stage=lambda text: update(description=text),
-                progress=lambda fraction: update(fraction=fraction),
-            )
-            for path in paths
-        ]
-        shapes = list(map(str, library(policies[0]).variants))
+    with fixed_file(model, shapes, batch) as shaped, in_format(shaped, format) as path, reading as update:
+        result = compare_network(
+            path,
+            policies=policies,
+            against=list(dict.fromkeys(against)),
+            target=resolved,
+            threads=count,
+            rounds=rounds,
+            max_seconds=max_seconds,
+            seed=seed,
+            profile=profile,
+            stage=lambda text: update(description=text),
+            progress=lambda fraction: update(fraction=fraction),
+        )
     if as_json:
         about = {"model": str(model), "format": format, "target": target, "threads": count}
-        rows = [{"shapes": text} | result.to_dict() for text, result in zip(shapes, results, strict=True)]
-        common.print_json(about | (results[0].to_dict() if len(results) == 1 else {"variants": rows}))
+        common.print_json(about | result.to_dict())
         return
     name = f"{model.name} as {format}" if format else model.name
-    for text, result in zip(shapes, results, strict=True):
-        about_shapes = f", {text}" if len(shapes) > 1 else ""
-        title = f"{name}{about_shapes}, target {target}, {count} thread{'s' if count > 1 else ''}"
-        common.console().print(tables.comparison_table(result, against or [result.comparison.timings[0].name], title))
-        for contender, times in result.profiles.items():
-            common.console().print(tables.profile_table(times, contender))
+    title = f"{name}, target {target}, {count} thread{'s' if count > 1 else ''}"
+    common.console().print(tables.comparison_table(result, against or [result.comparison.timings[0].name], title))
+    for name, times in result.profiles.items():
+        common.console().print(tables.profile_table(times, name))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
@@ -42,15 +44,19 @@ def bench(
     as_json: common.AsJson = False,
     debug: common.Debug = False,
 ) -> None:
-    """Time the network under policies and in other runtimes, interleaved in one process."""
+    """Time the network under policies and in other runtimes, interleaved in one process.
+
+    Several shapes are timed one after the other, as variants of one library.
+    """
     common.existing_file(model, "the network")
+    import selector
     from selector.graph.frontends.shapes import fixed_file
     from selector.networks import PEERS, compare_network
     from selector.peers import installed, own_runtime
     from selector.quantized_formats import in_format
     from selector.report import tables
 
-    count, shapes = common.set_threads(threads), common.parse_shapes(shape)
+    count, variants = common.set_threads(threads), common.parse_variants(shape, batch)
     resolved = common.resolve_target(target)
     requested: list[str | None] = [*policy] if policy else [None]
     policies = list(dict.fromkeys(common.resolve_policy(name) for name in requested))
@@ -60,26 +66,42 @@ def bench(
         if name not in PEERS:
             raise common.BadInput(f"unknown peer '{name}': give one of {', '.join(PEERS)}")
     reading = common.progress(f"reading {model.name}", quiet=as_json)
-    with fixed_file(model, shapes, batch) as shaped, in_format(shaped, format) as path, reading as update:
-        result = compare_network(
-            path,
-            policies=policies,
-            against=list(dict.fromkeys(against)),
-            target=resolved,
-            threads=count,
-            rounds=rounds,
-            max_seconds=max_seconds,
-            seed=seed,
-            profile=profile,
-            stage=lambda text: update(description=text),
-            progress=lambda fraction: update(fraction=fraction),
-        )
+    with ExitStack() as files, reading as update:
+        shaped = [files.enter_context(fixed_file(model, **given)) for given in variants]
+        paths = [files.enter_context(in_format(path, format)) for path in shaped]
+
+        @functools.cache
+        def library(policy: str) -> selector.CompiledModel:
+            modules = [selector.load(path) for path in paths]
+            return selector.compile(modules, target=resolved, policy=policy, threads=count)
+
+        results = [
+            compare_network(
+                path,
+                policies=policies,
+                against=list(dict.fromkeys(against)),
+                target=resolved,
+                threads=count,
+                rounds=rounds,
+                max_seconds=max_seconds,
+                seed=seed,
+                profile=profile,
+                library=library,
+                stage=lambda text: update(description=text),
+                progress=lambda fraction: update(fraction=fraction),
+            )
+            for path in paths
+        ]
+        shapes = list(map(str, library(policies[0]).variants))
     if as_json:
         about = {"model": str(model), "format": format, "target": target, "threads": count}
-        common.print_json(about | result.to_dict())
+        rows = [{"shapes": text} | result.to_dict() for text, result in zip(shapes, results, strict=True)]
+        common.print_json(about | (results[0].to_dict() if len(results) == 1 else {"variants": rows}))
         return
     name = f"{model.name} as {format}" if format else model.name
-    title = f"{name}, target {target}, {count} thread{'s' if count > 1 else ''}"
-    common.console().print(tables.comparison_table(result, against or [result.comparison.timings[0].name], title))
-    for name, times in result.profiles.items():
-        common.console().print(tables.profile_table(times, name))
+    for text, result in zip(shapes, results, strict=True):
+        about_shapes = f", {text}" if len(shapes) > 1 else ""
+        title = f"{name}{about_shapes}, target {target}, {count} thread{'s' if count > 1 else ''}"
+        common.console().print(tables.comparison_table(result, against or [result.comparison.timings[0].name], title))
+        for contender, times in result.profiles.items():
+            common.console().print(tables.profile_table(times, contender))

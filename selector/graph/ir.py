@@ -81,6 +81,17 @@ def used_vars(expr: Expr) -> Iterator[Var]:
         yield from found
 
 
+def register(name: str, infer_type: Callable[[Expr], Any]) -> None:
+    """Make a pure Relax operator known to TVM: ``infer_type`` gives the type of a call of it."""
+    try:
+        tvm.ir.Op.get(name)
+    except Exception:  # tvm raises an internal error for an unknown name
+        tvm.get_global_func("ir.RegisterOp")(name, "Operator on quantized data (Selector).")
+        op = tvm.ir.Op.get(name)
+        op.set_attr("FInferType", lambda call, _builder: infer_type(call))
+        op.set_attr("FPurity", True)
+
+
 class Graph:
     """Definitions and uses inside one dataflow block."""
 

@@ -189,11 +189,12 @@ def legalize_kernel(bb: Any, call: Expr) -> Expr:
 
 
 def register() -> None:
-    """Make Selector's operators known to TVM."""
-    for name, infer_type in qnn.INFER_TYPE.items():
-        qnn.register(name, infer_type, legalize)
-    for operator in BY_NAME.values():
-        qnn.register(operator.name, operator.infer_type, legalize_kernel)
+    """Tell TVM how Selector's operators are legalized."""
+    hooks = {**dict.fromkeys(qnn.OPERATORS, legalize), **dict.fromkeys(BY_NAME, legalize_kernel)}
+    for name, hook in hooks.items():
+        op = tvm.ir.Op.get(name)
+        if op.get_attr("FLegalize") is None:
+            op.set_attr("FLegalize", hook)
 
 
 def _describe(call: Expr, threads: int) -> ConvWorkload | str:

@@ -16,7 +16,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from selector.graph.ir import Expr, constant, dtype_of, ints, op_name, static_shape
+from selector.graph.ir import Expr, constant, dtype_of, ints, op_name, register, static_shape
 from selector.weights import weight_facts
 from selector.workload import INT32_MAX, ConvConstants, ConvWorkload, Requantize, UnsupportedWorkload
 
@@ -298,16 +298,6 @@ def _infer_dense(call: Expr) -> Any:
     return relax.TensorType([*list(data.shape.values)[:-1], weight[0]], out_dtype)
 
 
-def register(name: str, infer_type: Callable[[Expr], Any], legalize: Callable[[Any, Expr], Expr]) -> None:
-    """Make a pure Relax operator known to TVM; what a name was registered with first, stays."""
-    try:
-        tvm.ir.Op.get(name)
-    except Exception:  # tvm raises an internal error for an unknown name
-        tvm.get_global_func("ir.RegisterOp")(name, "Operator on quantized data (Selector).")
-        op = tvm.ir.Op.get(name)
-        op.set_attr("FInferType", lambda call, _builder: infer_type(call))
-        op.set_attr("FPurity", True)
-        op.set_attr("FLegalize", legalize)
-
-
-INFER_TYPE: dict[str, Callable[[Expr], Any]] = {CONV2D: _infer_conv2d, DENSE: _infer_dense}
+OPERATORS: dict[str, Callable[[Expr], Any]] = {CONV2D: _infer_conv2d, DENSE: _infer_dense}
+for _name, _infer_type in OPERATORS.items():
+    register(_name, _infer_type)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from selector.cli import common
 from tests.cli.conftest import Run
@@ -32,20 +32,17 @@ def dynamic(*axes: int) -> onnx.ModelProto:
     return model
 
 
-def dynamic_quantization() -> onnx.ModelProto:
-    """A convolution whose input is quantized at run time."""
-    rng = np.random.default_rng(0)
-    weight = numpy_helper.from_array(rng.integers(-127, 128, (4, 3, 3, 3)).astype("int8"), "w")
+def dynamic_weights() -> onnx.ModelProto:
+    """A convolution whose weights are quantized at run time."""
     nodes = [
         helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"], name="quantize"),
-        helper.make_node("ConvInteger", ["q", "w", "z"], ["y"], name="conv"),
+        helper.make_node("ConvInteger", ["q", "q", "z", "z"], ["y"], name="conv"),
     ]
     graph = helper.make_graph(
         nodes,
         "dynamic",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
-        [helper.make_tensor_value_info("y", TensorProto.INT32, [1, 4, 6, 6])],
-        [weight],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 4, 1, 1])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, [4, 4, 1, 1])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 9
@@ -116,9 +113,9 @@ def test_bad_variants(selector_command: Run, network: Path, command: str, option
     selector_command(command, network, *options).assert_bad_input(text)
 
 
-def test_dynamic_quantization(selector_command: Run, network: Path) -> None:
-    onnx.save(dynamic_quantization(), network)
-    selector_command("compile", network).assert_bad_input("DynamicQuantizeLinear", "QDQ")
+def test_weights_that_are_computed_at_run_time(selector_command: Run, network: Path) -> None:
+    onnx.save(dynamic_weights(), network)
+    selector_command("compile", network).assert_bad_input("ConvInteger 'conv'", "weights are computed at run time")
 
 
 def test_zero_sized(selector_command: Run, network: Path) -> None:

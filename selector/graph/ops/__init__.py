@@ -6,6 +6,7 @@ Layers, which a policy decides about, are in ``selector.graph.qnn``.
 
 from __future__ import annotations
 
+from selector.graph.ir import register
 from selector.graph.ops import binary, concat, dynamic, lookup, matmul, pool2d, softmax
 from selector.graph.ops.base import Operator
 
@@ -19,4 +20,6 @@ OPERATORS: tuple[Operator, ...] = (
     dynamic.OPERATOR,
     softmax.OPERATOR,
 )
+for _operator in OPERATORS:
+    register(_operator.name, _operator.infer_type)
 BY_NAME = {operator.name: operator for operator in OPERATORS}

@@ -1,8 +1,8 @@
 """A wheel of all that running compiled networks needs: ``selector.runtime`` and TVM's runtime library.
 
-The package itself depends on apache-tvm, 400 MB of compiler, and an extra can add to that but take nothing away.  So the
-machine that compiles networks also packs what runs them, for itself or, from a wheel of apache-tvm for another platform,
-for a device.
+The package itself depends on apache-tvm, a compiler of 300 MB, and an extra can add dependencies but take none away.
+So the machine that compiles networks also packs what runs them: for machines like itself, or, from a wheel of
+apache-tvm for another platform, for a device.
 """
 
 from __future__ import annotations
@@ -127,9 +127,7 @@ def _parts_of(tvm: Distribution, info: str) -> dict[str, bytes]:
 
 def _metadata(own: Distribution, tvm: Distribution) -> str:
     requirements = [
-        text
-        for text in own.requires or ()
-        if re.split(r"[^\w.-]", text)[0] in _DEPENDENCIES and ";" not in text
+        text for text in own.requires or () if re.split(r"[^\w.-]", text)[0] in _DEPENDENCIES and ";" not in text
     ]
     return _METADATA.format(
         name=DISTRIBUTION,

@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <stdexcept>
@@ -48,8 +49,9 @@ ffi::Tensor read_input(const ffi::json::Object& spec, std::istream& file) {
 }
 
 void run(const char* library, const char* input, const char* output) {
-  ffi::Module machine =
-      ffi::Module::LoadFromFile(library)->GetFunction("vm_load_executable").value()().cast<ffi::Module>();
+  // an absolute path, because the loader looks a bare name up in the system's folders
+  ffi::Module module = ffi::Module::LoadFromFile(std::filesystem::absolute(library).string());
+  ffi::Module machine = module->GetFunction("vm_load_executable").value()().cast<ffi::Module>();
   machine->GetFunction("vm_initialization").value()(static_cast<int>(kDLCPU), 0, kPooled);
   const ffi::json::Object metadata =
       ffi::json::Parse(text_of(machine->GetFunction("selector_metadata").value()().cast<ffi::Tensor>()))

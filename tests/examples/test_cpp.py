@@ -46,7 +46,7 @@ def _same_bytes(program, path, compiled, tmp_path):
     feed = random_inputs(compiled.inputs)
     given, got = tmp_path / "x.bin", tmp_path / "y.bin"
     given.write_bytes(b"".join(array.tobytes() for array in feed))
-    subprocess.run([program, path, given, got], check=True)
+    subprocess.run([program, path.name, given, got], cwd=path.parent, check=True)
     assert got.read_bytes() == b"".join(array.tobytes() for array in compiled.run(*feed))
 
 

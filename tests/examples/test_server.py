@@ -69,7 +69,7 @@ def uvicorn(library, tmp_path_factory):
 
 
 _UVICORN = ("uvicorn", "--app-dir", str(EXAMPLES / "server"), "server:app", "--fd", "{fd}", "--log-level", "warning")
-_GUNICORN = ("gunicorn", "--pythonpath", str(EXAMPLES / "server"), "server:app", "-b", "fd://{fd}", "--log-level", "warning")
+_GUNICORN = ("gunicorn", "--pythonpath", str(EXAMPLES / "server"), "server:app", "--bind", "fd://{fd}")
 _FORKED = ("--preload", "--workers", "2", "--worker-class", "asgi")
 
 

@@ -89,11 +89,13 @@ def _specs(items: Iterable[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
 def load_runtime() -> None:
     """Load TVM's runtime library, unless TVM has been imported and has loaded it.
 
-    It lies in the folder that ``TVM_LIBRARY_PATH`` names, or in the package apache-tvm.  Raises ImportError.
+    It lies in the folder that ``TVM_LIBRARY_PATH`` names, beside this module where ``selector export-runtime`` packed
+    both, or in the package apache-tvm.  Raises ImportError.
     """
     if "tvm" in sys.modules:
         return
     folders = [Path(os.environ[name]) for name in ("TVM_LIBRARY_PATH",) if os.environ.get(name)]
+    folders.append(Path(__file__).parent / "lib")
     package = importlib.util.find_spec("tvm")
     if package is not None and package.origin is not None:
         folders.append(Path(package.origin).parent / "lib")

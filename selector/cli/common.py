@@ -71,6 +71,7 @@ BAD_INPUT_TYPES = (
     "selector.profiles.ProfileError",
     "selector.report.roofline.PlotUnavailable",
     "selector.runtime.ModelError",
+    "selector.runtime_wheel.NoRuntime",
     "selector.target.NotMeasurable",
     "selector.target.UnknownTarget",
 )

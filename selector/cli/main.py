@@ -14,6 +14,7 @@ from selector.cli.collect import collect
 from selector.cli.compile import compile_network
 from selector.cli.evaluate import evaluate
 from selector.cli.explain import explain
+from selector.cli.export_runtime import export_runtime
 from selector.cli.run import run
 from selector.cli.targets import calibrate, describe, diff, list_targets, show
 from selector.cli.train import train
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.command("compile")(compile_network)
 app.command("run")(run)
+app.command("export-runtime")(export_runtime)
 app.command("explain")(explain)
 bench_app = typer.Typer(
     cls=_WithDefault, help="Time a network, or the kernels of single convolutions, in turns with peers."

@@ -123,6 +123,26 @@ def three_dimensional_of_depth_one(m: Maker, x: Tensor) -> tuple[str, tuple[int,
     return y, (1, 8, 1, SIDE, SIDE)
 
 
+def volume(**attributes: object) -> Way:
+    """A convolution of slices; the channels of the data are its depth."""
+
+    def build(m: Maker, x: Tensor) -> tuple[str, tuple[int, ...]]:
+        shape = m.constant(np.array([1, 2, CHANNELS, SIDE // 2, SIDE], np.int64))
+        w = scaled(m, weight(m, 8, 2, 2, 3, 3))
+        y = m.node("Conv", m.node("Reshape", x.name, shape)[0], w, **({"pads": [0, 1, 1, 0, 1, 1]} | attributes))[0]
+        pads, strides, dilations = (attributes.get(key) for key in ("pads", "strides", "dilations"))
+        pads, strides, dilations = pads or [0, 1, 1, 0, 1, 1], strides or [1] * 3, dilations or [1] * 3
+        sizes = (CHANNELS, SIDE // 2, SIDE)
+        kernel = (2, 3, 3)
+        out = [
+            (sizes[i] + pads[i] + pads[i + 3] - (kernel[i] - 1) * dilations[i] - 1) // strides[i] + 1  # type: ignore[index]
+            for i in range(3)
+        ]
+        return y, (1, 8, *out)
+
+    return build
+
+
 def gemm(m: Maker, x: Tensor) -> tuple[str, tuple[int, ...]]:
     flat = m.node("Reshape", x.name, m.constant(np.array([SIDE * SIDE, CHANNELS], np.int64)))[0]
     bias = scaled(m, m.rng.integers(-60, 61, 5).astype("int32"), x.step * 0.125)
@@ -172,6 +192,9 @@ WAYS: dict[str, Way] = {
     "weight clipped": weight_clipped_as_brevitas_does,
     "weight transposed": weight_transposed,
     "Conv1d": one_dimensional,
+    "Conv3d": volume(),
+    "Conv3d, strided and padded": volume(pads=[1, 0, 1, 0, 1, 1], strides=[2, 1, 2]),
+    "Conv3d, dilated": volume(dilations=[2, 1, 1]),
     "Conv3d of depth one": three_dimensional_of_depth_one,
     "Gemm with factors": gemm,
     "MatMul with a weight of three dimensions": lambda m, x: (

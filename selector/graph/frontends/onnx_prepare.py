@@ -17,6 +17,7 @@ from selector.graph.frontends.onnx_graph import OnnxGraph, attribute, make, node
 from selector.graph.frontends.onnx_half import widen_half
 from selector.graph.frontends.onnx_qoperator import rewrite_qoperators
 from selector.graph.frontends.onnx_rewrites import convolve_by_phases, pad_by_gathering, resize_by_gathering
+from selector.graph.frontends.onnx_volumes import convolve_slices
 from selector.runtime import ModelError
 
 _LARGEST = 1 << 24  # elements of a constant that is computed here; larger ones are left to the network
@@ -352,6 +353,7 @@ _STEPS: Sequence[Callable[[OnnxGraph], None]] = (
     _pad_explicitly,
     _multiply_plainly,
     _convolve_in_two_dimensions,
+    convolve_slices,
     convolve_by_phases,
     resize_by_gathering,
     pad_by_gathering,

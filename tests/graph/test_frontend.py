@@ -81,9 +81,9 @@ def without_shape():
     return model
 
 
-def convinteger():
+def unknown_qoperator():
     model = qdq_conv_model()
-    model.graph.node[2].op_type = "ConvInteger"
+    model.graph.node[2].op_type = "QLinearReduceMean"
     return model
 
 
@@ -111,8 +111,8 @@ BAD = {
     "how to fix it": (lambda: with_input_dim("height"), "add e.g. --shape x=1x"),
     "zero-sized dimension": (lambda: with_input_dim(0), "dimension 2 of input 'x' is zero"),
     "no shape": (without_shape, "input 'x' has no shape"),
-    "dynamic quantization": (convinteger, "Selector does not know ConvInteger (node"),
-    "how to quantize": (convinteger, "quant_format=QuantFormat.QDQ"),
+    "unknown operator on integers": (unknown_qoperator, "Selector does not know QLinearReduceMean (node"),
+    "how to quantize": (unknown_qoperator, "quant_format=QuantFormat.QDQ"),
     "unknown operator": (unknown_operator, "NoSuchOperator"),
     "missing node": (missing_node, "nothing defines"),
     "missing output": (missing_output, "nothing defines its output"),

@@ -47,7 +47,7 @@ LEFT = {
     "a constant for each channel": lambda emit, x, y: relax.op.add(
         emit(relax.op.sigmoid(x)), relax.const(np.ones((1, 8), "float32"))
     ),
-    "softmax": lambda emit, x, y: relax.op.nn.softmax(x),
+    "softmax of another axis": lambda emit, x, y: relax.op.nn.softmax(x, 0),
     "not a number": lambda emit, x, y: relax.op.log(x),
 }
 

@@ -41,7 +41,7 @@ def prepare(model: onnx.ModelProto, where: str) -> OnnxGraph:
     rewrite_qoperators(graph, where)
     for _ in range(_ROUNDS):
         _infer(graph, where)
-        if not _fold(graph):
+        if not (_fold(graph) | _unfuse_products(graph)):
             break
         graph.sort(where)
     _widen_small_integers(graph)
@@ -244,6 +244,29 @@ def _pad_explicitly(graph: OnnxGraph) -> None:
         first = [total // 2 if mode == "SAME_UPPER" else total - total // 2 for total in totals]
         last = [total - before for total, before in zip(totals, first, strict=True)]
         set_attributes(node, auto_pad=None, pads=[*first, *last], ceil_mode=None)
+
+
+def _unfuse_products(graph: OnnxGraph) -> bool:
+    """FusedMatMul, as ONNX Runtime's optimizer writes it, in ONNX's own operators; whether there were any."""
+    found = False
+    for node in list(graph.nodes):
+        shapes = [graph.shape(name) for name in node.input[:2]] if node.op_type == "FusedMatMul" else [None]
+        if None in shapes or attribute(node, "transBatchA", 0) or attribute(node, "transBatchB", 0):
+            continue
+        found, nodes, factors = True, [], list(node.input)
+        for index, shape in enumerate(shapes):
+            rank = len(shape or ())
+            if attribute(node, f"trans{'AB'[index]}", 0) and rank > 1:
+                turned = graph.fresh(factors[index])
+                nodes.append(make("Transpose", [factors[index]], turned, perm=[*range(rank - 2), rank - 1, rank - 2]))
+                factors[index] = turned
+        alpha = attribute(node, "alpha", 1.0)
+        product = node.output[0] if alpha == 1 else graph.fresh(node.output[0])
+        nodes.append(make("MatMul", factors, product, node_name(node)))
+        if alpha != 1:
+            nodes.append(make("Mul", [product, graph.constant(np.float32(alpha), "alpha")], node.output[0]))
+        graph.replace(node, nodes)
+    return found
 
 
 def _multiply_plainly(graph: OnnxGraph) -> None:

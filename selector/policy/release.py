@@ -84,14 +84,14 @@ class _Champion:
 class _Version:
     """What says whether the rest of a manifest can be read."""
 
-    schema: int
+    schema: Natural
 
 
 @dataclass(frozen=True, slots=True)
 class _Features:
     """The features of a manifest."""
 
-    version: int
+    version: Natural
     names: tuple[str, ...]
 
 

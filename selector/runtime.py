@@ -18,7 +18,7 @@ import numpy as np
 import tvm_ffi
 from tvm_ffi.libinfo import load_lib_ctypes
 
-from selector import cpuinfo
+from selector import cpuinfo, elf
 from selector.quiet import without_scope_warnings
 from selector.tensors import Inputs, TensorSpec, to_numpy
 from selector.threads import start_pool, use_threads
@@ -67,6 +67,7 @@ class Network:
 def load(path: str | os.PathLike[str]) -> Network:
     """Load what ``CompiledModel.save`` wrote, to run it.
 
+    A library is code, which runs as soon as it is loaded: load those of people whom you trust.
     Raises FileNotFoundError, and ModelError for a file that is no compiled network of this machine's architecture, or
     one that uses instructions which this machine lacks.
     """
@@ -82,15 +83,18 @@ def open_library(path: str | os.PathLike[str]) -> tuple[Any, Any, dict[str, Any]
     start_pool()
     load_runtime()
     try:
+        damage = elf.problem(source)
+        if damage:
+            raise ValueError(damage)
         # an absolute path, because the loader looks a bare name up in the system's folders
         with without_scope_warnings():
             library = tvm_ffi.load_module(str(source.resolve()))
             machine = virtual_machine(library)
-            metadata = json.loads(np.from_dlpack(machine[METADATA]()).tobytes())
+            metadata = _read_metadata(np.from_dlpack(machine[METADATA]()).tobytes())
             missing = cpuinfo.lacking(metadata["instructions"])
     except Exception as error:  # tvm raises several kinds for a malformed library
         raise ModelError(
-            f"{source} is not a network compiled by Selector for this machine ({str(error).strip().splitlines()[-1]}); "
+            f"{source} is not a network compiled by Selector for this machine ({_last_line(error)}); "
             "make one with 'selector compile net.onnx -o net.so'"
         ) from error
     if missing:
@@ -103,6 +107,25 @@ def virtual_machine(library: Any) -> Any:
     machine = library["vm_load_executable"]()
     machine["vm_initialization"](*_CPU, _POOLED)
     return machine
+
+
+def _read_metadata(text: bytes) -> dict[str, Any]:
+    """What the compiler wrote into a library.  Raises ValueError where it is something else."""
+    values = json.loads(text)
+    try:
+        texts = [values["target"], *values["instructions"]]
+        numbers = [values["threads"], *(size for spec in input_specs(values) for size in spec.shape)]
+        sound = isinstance(values["decisions"], list) and all(isinstance(number, int) for number in numbers)
+    except (KeyError, TypeError):
+        sound = False
+    if not sound or not all(isinstance(text, str) for text in texts):
+        raise ValueError("what the compiler wrote into it is of another version")
+    return values
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
 
 
 def input_specs(metadata: dict[str, Any]) -> list[TensorSpec]:

@@ -157,7 +157,11 @@ def plot(
     from selector.report import dataset
 
     with common.progress(f"drawing {folder}", quiet=as_json):
-        paths = dataset.plots(store.read(folder, FACTS), out)
+        frame = store.read(folder, FACTS)
+        try:
+            paths = dataset.plots(frame, out)
+        except OSError as error:
+            raise common.BadInput(f"cannot write {out}: {error.strerror}") from None
     if as_json:
         common.print_json({"files": list(map(str, paths))})
         return

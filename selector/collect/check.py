@@ -65,7 +65,7 @@ def _unknown_target(target: str) -> str:
     """Why there is no such target; empty: there is."""
     try:
         profile(target)
-    except (UnknownTarget, RecursionError) as error:
+    except UnknownTarget as error:
         return f"target {target!r:.80}: {' '.join(str(error).split())}"
     return ""
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
+from selector import schema
 from selector.collect.formats import DATA_ZERO_POINTS, DTYPES, RANGES
 from selector.graph.frontends import load
 from selector.graph.legalize import Session, qnn_calls
@@ -68,11 +69,11 @@ def from_network(path: Path, threads: int) -> list[KernelCase]:
 def from_file(path: Path, threads: int) -> list[KernelCase]:
     """The shapes of a JSON or CSV file, with 7-bit weights.  Raises ShapesError, and OSError if it cannot be read."""
     try:
-        text = path.read_text()
+        text = schema.read(path).decode()
         rows = json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines()))
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise ValueError("not a list of objects")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ShapesError(f"{path} is not a table of convolutions: {error}") from None
     cases = []
     for number, row in enumerate(rows, start=1):
@@ -149,10 +150,9 @@ def random_data(case: KernelCase, seed: int = 0) -> np.ndarray:
 
 
 def _workload(row: dict[str, Any]) -> ConvWorkload:
-    unknown = set(row) - {field.name for field in fields(ConvWorkload)}
-    if unknown:
-        raise ValueError(f"unknown field '{min(unknown, key=str)}'")
-    return ConvWorkload(**{"out_dtype": row.get("data_dtype", "uint8")} | dict(_values(row)))
+    if None in row:
+        raise ValueError("more values than the header has names")
+    return schema.build(ConvWorkload, {"out_dtype": row.get("data_dtype", "uint8")} | dict(_values(row)))
 
 
 def _values(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:

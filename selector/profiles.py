@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias
 
-from selector import data
+from msgspec import Meta
+
+from selector import data, schema
+from selector.schema import Count, Natural, Positive, SchemaError, Word
 
 SCHEMA_VERSION = 1
 
@@ -43,13 +45,13 @@ class Rates:
 
     kind: RateKind  # measured on the CPU itself, by LLVM's scheduling model, written by hand
     source: str  # where the figures come from: the CPU they were measured on, or the specification
-    dots: tuple[tuple[str, float], ...]  # name of a dot row -> 10^9 multiply-accumulates a second, registers only
-    l1_gbs: float  # streaming reads from a buffer that fits this level, 10^9 bytes a second
-    l2_gbs: float
-    l3_gbs: float  # that of memory where there is no such level
-    dram_gbs: float
-    dram_all_gbs: float  # all cores together
-    loops: tuple[tuple[str, float], ...] = ()  # the same for the inner loop of a 1×1 convolution, data in L1
+    dots: tuple[tuple[str, Positive], ...]  # name of a dot row -> 10^9 multiply-accumulates a second, registers only
+    l1_gbs: Positive  # streaming reads from a buffer that fits this level, 10^9 bytes a second
+    l2_gbs: Positive
+    l3_gbs: Positive  # that of memory where there is no such level
+    dram_gbs: Positive
+    dram_all_gbs: Positive  # all cores together
+    loops: tuple[tuple[str, Positive], ...] = ()  # the same for the inner loop of a 1×1 convolution, data in L1
 
     def dot(self, name: str) -> float | None:
         """Rate of a dot row; None: not known."""
@@ -64,16 +66,16 @@ class Rates:
 class StoredProfile:
     """One CPU as its file describes it."""
 
-    name: str  # LLVM cpu name, and the name of the file
+    name: Word  # LLVM cpu name, and the name of the file
     arch: str  # "x86_64", "aarch64", or the first part of the triple
     features: frozenset[str] = field(repr=False)  # LLVM feature names
-    vector_bits: int
-    cores: int
-    l1_bytes: int  # data cache of one core
-    l2_bytes: int  # per core
-    l3_bytes: int  # shared; 0: none
+    vector_bits: Count
+    cores: Count
+    l1_bytes: Count  # data cache of one core
+    l2_bytes: Count  # per core
+    l3_bytes: Natural  # shared; 0: none
     rates: Rates
-    date: str  # YYYY-MM-DD
+    date: Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\d\Z")]  # YYYY-MM-DD
     note: str = ""  # how the figures were obtained
 
     def matches(self, name: str, features: frozenset[str]) -> bool:
@@ -92,22 +94,21 @@ class StoredProfile:
 
     @staticmethod
     def from_dict(values: object) -> StoredProfile:
-        """The checked profile.  Raises ProfileError with what was wanted and what was found."""
-        table = _table("the profile", values, StoredProfile, extra={"schema_version"})
-        version = table.pop("schema_version", None)
+        """The checked profile.  Raises ProfileError with what was wanted and where."""
+        if not isinstance(values, dict):
+            raise ProfileError(f"wanted a JSON object, got {type(values).__name__}")
+        version, table = values.get("schema_version"), {**values}
+        table.pop("schema_version", None)
         if version != SCHEMA_VERSION:
-            raise ProfileError(f"schema_version must be {SCHEMA_VERSION}, got {version!r}")
-        rates = _table("rates", table.pop("rates"), Rates)
-        features = table.pop("features")
-        if not isinstance(features, list) or not all(isinstance(feature, str) for feature in features):
-            raise ProfileError(f"features must be a list of LLVM feature names, got {features!r}")
-        texts = {name: _text(name, table.pop(name, "")) for name in ("name", "arch", "date", "note")}
-        if not _is_file_name(texts["name"]):
-            raise ProfileError(f"name must be an LLVM cpu name, got {texts['name']!r}")
-        if not re.fullmatch(r"\d{4}-\d\d-\d\d", texts["date"]):
-            raise ProfileError(f"date must be written YYYY-MM-DD, got {texts['date']!r}")
-        numbers = {name: _count(name, value, least=name != "l3_bytes") for name, value in table.items()}
-        return StoredProfile(features=frozenset(features), rates=_rates(rates), **texts, **numbers)  # type: ignore[arg-type]
+            raise ProfileError(f"schema_version must be {SCHEMA_VERSION}, got {version!r:.40}")
+        if isinstance(table.get("rates"), dict):
+            table["rates"] = {
+                name: list(rate.items()) if isinstance(rate, dict) else rate for name, rate in table["rates"].items()
+            }
+        try:
+            return schema.build(StoredProfile, table)
+        except SchemaError as error:
+            raise ProfileError(str(error)) from None
 
 
 def find(name: str, features: frozenset[str], measured_on: str | None = None) -> StoredProfile | None:
@@ -149,10 +150,10 @@ def scan() -> Iterator[tuple[Path, StoredProfile | ProfileError]]:
 def read(path: Path) -> StoredProfile:
     """The profile in a file.  Raises ProfileError, with the path, if it cannot be read or is none."""
     try:
-        found = StoredProfile.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        found = StoredProfile.from_dict(schema.decode(schema.read(path)))
     except OSError as error:
         raise ProfileError(f"cannot read the target profile {path}: {error.strerror}") from None
-    except ValueError as error:  # JSON, Unicode, ProfileError
+    except ValueError as error:  # SchemaError, ProfileError
         raise ProfileError(f"{path} is not a target profile: {error}") from None
     if found.name != path.stem:
         raise ProfileError(f"{path} is not a target profile: it describes '{found.name}', so name it {found.name}.json")
@@ -211,47 +212,3 @@ def _load(path: str, _modified: int, _size: int) -> StoredProfile | None:
 
 def _is_file_name(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name) is not None
-
-
-def _table(what: str, values: object, record: type, extra: frozenset[str] | set[str] = frozenset()) -> dict[str, Any]:
-    """The values, if they are a mapping with the fields of a dataclass and no others."""
-    if not isinstance(values, Mapping):
-        raise ProfileError(f"{what} must be a JSON object, got {values!r}")
-    known = {item.name for item in fields(record)} | extra
-    needed = known - {"note", "loops"}
-    for problem, names in (("lacks", needed - values.keys()), ("has the unknown", values.keys() - known)):
-        if names:
-            raise ProfileError(f"{what} {problem} {', '.join(sorted(names))}")
-    return dict(values)
-
-
-def _rates(table: dict[str, Any]) -> Rates:
-    kind, source = table.pop("kind"), _text("source", table.pop("source"))
-    if kind not in get_args(RateKind):
-        raise ProfileError(f"kind must be one of {', '.join(get_args(RateKind))}, got {kind!r}")
-    rows = {}
-    for name in ("dots", "loops"):
-        mapping = table.pop(name, {})
-        if not isinstance(mapping, Mapping):
-            raise ProfileError(f"{name} must map dot instructions to GMAC/s, got {mapping!r}")
-        rows[name] = tuple((row, _rate(f"{name} of {row}", rate)) for row, rate in mapping.items())
-    speeds = {name: _rate(name, value) for name, value in table.items()}
-    return Rates(kind=kind, source=source, **rows, **speeds)  # type: ignore[arg-type]
-
-
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise ProfileError(f"{name} must be text, got {value!r}")
-    return value
-
-
-def _count(name: str, value: object, least: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ProfileError(f"{name} must be a whole number of at least {int(least)}, got {value!r}")
-    return value
-
-
-def _rate(name: str, value: object) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-        raise ProfileError(f"{name} must be a positive number, got {value!r}")
-    return float(value)

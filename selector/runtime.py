@@ -18,7 +18,7 @@ import numpy as np
 import tvm_ffi
 from tvm_ffi.libinfo import load_lib_ctypes
 
-from selector import cpuinfo
+from selector import cpuinfo, elf
 from selector.network import Network, Variant
 from selector.quiet import without_scope_warnings
 from selector.tensors import TensorSpec
@@ -36,6 +36,7 @@ class ModelError(ValueError):
 def load(path: str | os.PathLike[str], concurrency: int | None = None) -> Network:
     """Load what ``CompiledModel.save`` wrote, to run it; at most ``concurrency`` calls at once (None: a CPU each).
 
+    A library is code, which runs as soon as it is loaded: load those of people whom you trust.
     Raises FileNotFoundError, ValueError for a concurrency below 1, and ModelError for a file that is no compiled
     network of this machine's architecture, or one that uses instructions which this machine lacks.
     """
@@ -52,15 +53,18 @@ def open_library(path: str | os.PathLike[str]) -> tuple[Any, Any, dict[str, Any]
     start_pool()
     load_runtime()
     try:
+        damage = elf.problem(source)
+        if damage:
+            raise ValueError(damage)
         # an absolute path, because the loader looks a bare name up in the system's folders
         with without_scope_warnings():
             library = tvm_ffi.load_module(str(source.resolve()))
             machine = virtual_machine(library)
-            metadata = json.loads(np.from_dlpack(machine[METADATA]()).tobytes())
+            metadata = _read_metadata(np.from_dlpack(machine[METADATA]()).tobytes())
             missing = cpuinfo.lacking(metadata["instructions"])
     except Exception as error:  # tvm raises several kinds for a malformed library
         raise ModelError(
-            f"{source} is not a network compiled by Selector for this machine ({str(error).strip().splitlines()[-1]}); "
+            f"{source} is not a network compiled by Selector for this machine ({_last_line(error)}); "
             "make one with 'selector compile net.onnx -o net.so'"
         ) from error
     if missing:
@@ -84,6 +88,26 @@ def variants_of(metadata: dict[str, Any]) -> list[Variant]:
 
 def _specs(items: Iterable[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(item["name"], tuple(item["shape"]), item["dtype"]) for item in items)
+
+
+def _read_metadata(text: bytes) -> dict[str, Any]:
+    """What the compiler wrote into a library.  Raises ValueError where it is something else."""
+    values = json.loads(text)
+    try:
+        texts = [values["target"], *values["instructions"]]
+        specs = [spec for one in variants_of(values) for spec in (*one.inputs, *one.outputs)]
+        numbers = [values["threads"], *(size for spec in specs for size in spec.shape)]
+        sound = isinstance(values["decisions"], list) and all(isinstance(number, int) for number in numbers)
+    except (AttributeError, KeyError, TypeError):
+        sound = False
+    if not sound or not all(isinstance(text, str) for text in texts):
+        raise ValueError("what the compiler wrote into it is of another version")
+    return values
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
 
 
 def load_runtime() -> None:

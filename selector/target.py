@@ -92,7 +92,7 @@ def _of_text(target: str) -> tvm.target.Target:
         return resolve(_named(target))
     try:
         return resolve(json.loads(target))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise UnknownTarget(f"the target is not valid JSON: {error}") from None
 
 

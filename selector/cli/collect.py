@@ -113,6 +113,8 @@ def collect(
         raise common.BadInput("nothing to collect: give --plan, --samples, --architectures, --active or --from")
     if active and not (paths or architectures or samples or plan):
         samples = _POOL * count
+    remote_packages = ("cloudpickle", "psutil", "tornado") if rpc or rpc_server else ()
+    common.require("collecting", "pebble", "polars", "pyarrow", *remote_packages)
     links = parse_links(rpc, rpc_server, key, linker)
     from selector import cpuinfo
     from selector.collect import campaign

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -152,13 +151,17 @@ def plot(
     debug: common.Debug = False,
 ) -> None:
     """Draw which lowering wins where, the ratios, and how certain they are."""
-    _require_packages()
+    _require_packages("matplotlib")
     from selector.collect import store
     from selector.collect.table import FACTS
     from selector.report import dataset
 
     with common.progress(f"drawing {folder}", quiet=as_json):
-        paths = dataset.plots(store.read(folder, FACTS), out)
+        frame = store.read(folder, FACTS)
+        try:
+            paths = dataset.plots(frame, out)
+        except OSError as error:
+            raise common.BadInput(f"cannot write {out}: {error.strerror}") from None
     if as_json:
         common.print_json({"files": list(map(str, paths))})
         return
@@ -166,7 +169,5 @@ def plot(
         common.console().print(str(path))
 
 
-def _require_packages() -> None:
-    missing = [name for name in ("polars", "pyarrow") if find_spec(name) is None]
-    if missing:
-        raise common.BadInput(f"a dataset needs {' and '.join(missing)}: pip install 'tvm-selector[collect]'")
+def _require_packages(*more: str) -> None:
+    common.require("a dataset", "polars", "pyarrow", *more)

@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
@@ -76,6 +77,25 @@ BAD_INPUT_TYPES = (
     "selector.target.UnknownTarget",
 )
 
+# Packages that do not come with Selector itself, as they are imported, and the extra that brings them.
+EXTRAS = {
+    "ai_edge_litert": "tflite",
+    "cloudpickle": "collect",
+    "lightgbm": "train",
+    "matplotlib": "bench",
+    "mlflow": "train",
+    "onnxruntime": "bench",
+    "optuna": "train",
+    "pebble": "collect",
+    "polars": "collect",
+    "psutil": "collect",
+    "pyarrow": "collect",
+    "sklearn": "train",
+    "tflite": "tflite",
+    "tomli": "train",
+    "tornado": "collect",
+}
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -105,6 +125,8 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         except Exception as error:
             if kwargs.get("debug"):
                 raise
+            if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in EXTRAS:
+                error = _missing("this", [(error.name or "").split(".")[0]])
             bad_input = _is_bad_input(error)
             text = _first_line(error)
             if not bad_input and not isinstance(error, WorkFailed):
@@ -113,6 +135,25 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(EXIT_BAD_INPUT if bad_input else EXIT_FAILED) from None
 
     return wrapper
+
+
+def require(what: str, *packages: str, extra: str | None = None) -> None:
+    """Raises BadInput, before any work, where ``what`` needs packages that are not installed."""
+    missing = [name for name in packages if not _installed(name)]
+    if missing:
+        raise _missing(what, missing, extra)
+
+
+def _installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ValueError:  # it was imported in an odd way, or is kept from being imported
+        return False
+
+
+def _missing(what: str, packages: list[str], extra: str | None = None) -> BadInput:
+    extras = ",".join(sorted({extra or EXTRAS[name] for name in packages}))
+    return BadInput(f"{what} needs {', '.join(packages)}: pip install 'tvm-selector[{extras}]'")
 
 
 def existing_file(path: Path, what: str) -> Path:

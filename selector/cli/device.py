@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from selector.collect.rpc import Inspected
     from selector.target import TargetLike, TargetProfile
 
-Host = Annotated[str, typer.Option(help="Interface to listen on. Whoever reaches it can run code as you.")]
+Host = Annotated[
+    str,
+    typer.Option(
+        help="Interface to listen on, such as 0.0.0.0 for all. Whoever reaches it can run code here as you; "
+        "127.0.0.1 is reached from this machine alone."
+    ),
+]
+
+_PACKAGES = ("cloudpickle", "psutil", "tornado")  # of TVM's RPC
+_HERE = "127.0.0.1"
 
 
 @common.command
@@ -32,7 +41,7 @@ def serve(
         bool, typer.Option("--emulated", help="This is an emulator: mark its rows, which never enter training.")
     ] = False,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 9090,
-    host: Host = "0.0.0.0",
+    host: Host = _HERE,
     address: Annotated[
         str | None,
         typer.Option(help="Address at which clients reach this machine.", show_default="what the tracker sees"),
@@ -45,6 +54,13 @@ def serve(
     check_key(key)
     if where is not None and not key:
         raise common.BadInput("--tracker needs --key, the name that devices of this kind share")
+    if where is not None and address is None and _is_here(host) and not _is_here(where[0]):
+        raise common.BadInput(
+            f"clients of the tracker {tracker} cannot reach {host}: give --host, an interface of this machine in a "
+            "network that you trust"
+        )
+    common.require("serving a device", *_PACKAGES)
+    _warn_of(host)
     from selector.collect.link import EMULATED
     from selector.collect.serve import CannotServe, Served, supervise
 
@@ -61,11 +77,13 @@ def serve(
 @common.command
 def tracker(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 9190,
-    host: Host = "0.0.0.0",
+    host: Host = _HERE,
     as_json: common.AsJson = False,
     debug: common.Debug = False,
 ) -> None:
     """Run an RPC tracker, which lends the devices that register with it to collections, until Ctrl-C."""
+    common.require("a tracker", *_PACKAGES)
+    _warn_of(host)
     from tvm.rpc.tracker import Tracker
 
     from selector.collect.serve import CannotServe, check_port
@@ -209,6 +227,16 @@ def _why_not(link: Link, device: Inspected, wanted: TargetProfile) -> str:
     if device.target is None:
         return rpc.why_not_run(link, wanted)
     return why_not_on(profile(device.target), wanted)
+
+
+def _is_here(host: str) -> bool:
+    """Whether an interface, or the address of a machine, is reached from this machine alone."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _warn_of(host: str) -> None:
+    if not _is_here(host):
+        typer.echo(f"warning: whoever reaches this machine at {host or '0.0.0.0'} can run code here as you", err=True)
 
 
 @contextmanager

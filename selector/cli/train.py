@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,9 +65,7 @@ def train(
 
 def require_packages() -> None:
     """Raises BadInput where what training needs is not installed."""
-    missing = sorted(name for name in _PACKAGES if find_spec(name) is None)
-    if missing:
-        raise common.BadInput(f"training needs {', '.join(missing)}: pip install 'tvm-selector[train]'")
+    common.require("training", *sorted(_PACKAGES), extra="train")
 
 
 def _log(trained: Trained, folders: list[Path], report: Path | None) -> Logged:

@@ -7,19 +7,21 @@ are in no model and come from a specification.
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Annotated, Any
 
+from msgspec import Meta
 from tvm.target import codegen
 
-from selector import data
+from selector import data, schema
 from selector.collect.llvm_mca import Mca, ModelUnavailable, find_mca, hottest_loop, without_copies
 from selector.collect.row_kernels import compile_peak, pointwise, usable_rows
 from selector.lowering.dot import Dot
 from selector.lowering.pipeline import compile_kernel
 from selector.profiles import INSTRUCTION_SETS, ProfileError, Rates, StoredProfile, three_digits
+from selector.schema import Count, Natural, Positive, Text
 from selector.target import LEVELS, TargetLike, TargetProfile, host_architecture, profile
 
 _TRIPLES = {"x86_64": "x86_64-linux-gnu", "aarch64": "aarch64-linux-gnu"}
@@ -30,45 +32,28 @@ _CHANNELS = 256  # of the convolution whose inner loop is modelled
 class Specification:
     """What a CPU's data sheet says; one entry of ``specifications/cpus.json`` beside the profiles."""
 
-    source: str  # the product, and where the figures come from
-    base_ghz: float
-    boost_ghz: float  # most that a core runs at; the same where the frequency is fixed
-    cores: int
-    l1_bytes: int
-    l2_bytes: int
-    l3_bytes: int  # that a core can use; 0: none
-    l1_bytes_per_cycle: float  # widest vector loads of one core from this level, in cycles of the core
-    l2_bytes_per_cycle: float
-    l3_bytes_per_cycle: float  # 0: there is no such level
-    dram_gbs: float  # one core
-    dram_all_gbs: float  # all cores
+    source: Text  # the product, and where the figures come from
+    base_ghz: Positive
+    boost_ghz: Positive  # most that a core runs at; the same where the frequency is fixed
+    cores: Count
+    l1_bytes: Count
+    l2_bytes: Count
+    l3_bytes: Natural  # that a core can use; 0: none
+    l1_bytes_per_cycle: Positive  # widest vector loads of one core from this level, in cycles of the core
+    l2_bytes_per_cycle: Positive
+    l3_bytes_per_cycle: Annotated[float, Meta(ge=0)]  # 0: there is no such level
+    dram_gbs: Positive  # one core
+    dram_all_gbs: Positive  # all cores
     unverified: tuple[str, ...] = ()  # fields that no document was found for: estimates
+
+    def __post_init__(self) -> None:
+        if not set(self.unverified) <= {item.name for item in fields(Specification)}:
+            raise ValueError("unverified lists fields of the specification")
 
     @property
     def clock_ghz(self) -> float:
         """Frequency that rates are given at: a loaded core runs somewhere between the two that are specified."""
         return (self.base_ghz + self.boost_ghz) / 2
-
-    @staticmethod
-    def from_dict(values: object) -> Specification:
-        """The checked entry.  Raises ProfileError."""
-        names = [item.name for item in fields(Specification) if item.name != "unverified"]
-        if not isinstance(values, dict) or set(values) - {"unverified"} != set(names):
-            raise ProfileError(
-                f"a specification has exactly {', '.join(names)}, and may have unverified; got {values!r}"
-            )
-        if not isinstance(values["source"], str):
-            raise ProfileError(f"the source of a specification must be text, got {values['source']!r}")
-        unverified = values.get("unverified", [])
-        if not isinstance(unverified, list) or not set(map(str, unverified)) <= set(names[1:]):
-            raise ProfileError(f"unverified of a specification must list fields of it, got {unverified!r}")
-        for name in names[1:]:
-            least, value = (0 if name.startswith("l3_") else 1e-9), values[name]
-            whole = name == "cores" or name.endswith("_bytes")
-            if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not value >= least:
-                kind = "whole number" if whole else "number"
-                raise ProfileError(f"{name} of a specification must be a positive {kind}, got {value!r}")
-        return Specification(**{**values, "unverified": tuple(unverified)})
 
 
 def describe(
@@ -142,18 +127,16 @@ def specifications() -> Path:
 def find_specification(path: Path, *cpus: str) -> Specification:
     """Entry of the first of these CPUs in a JSON file of specifications by LLVM cpu name.  Raises ProfileError."""
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(table, dict):
-            raise ProfileError(f"wanted an object with an entry for each LLVM cpu name, got {table!r}")
+        table = schema.build(dict[str, Any], schema.decode(schema.read(path)))
         found = next((cpu for cpu in cpus if cpu in table), None)
         if found is None:
             raise ProfileError(
                 f"it has {', '.join(sorted(table))}: give one with --specification, or --like one of them"
             )
-        return Specification.from_dict(table[found])
+        return schema.build(Specification, table[found])
     except OSError as error:
         raise ProfileError(f"cannot read the specifications {path}: {error.strerror}") from None
-    except ValueError as error:
+    except ValueError as error:  # SchemaError, ProfileError
         raise ProfileError(f"{path} has no specification of '{cpus[0]}': {error}") from None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -63,12 +64,12 @@ class Journal:
     def rows(self) -> list[Row]:
         """All rows, in the order in which they were added."""
         with clear_errors(self._folder):
-            return _rows(self._database)
+            return _rows(self._database, self._folder)
 
     def find(self, key: str) -> list[Row]:
         """The rows of one workload on one target, by ``Measurement.key``, in the order in which they were added."""
         with clear_errors(self._folder):
-            return _rows(self._database, "WHERE json_extract(row, '$.key') = ?", key)
+            return _rows(self._database, self._folder, "WHERE json_extract(row, '$.key') = ?", key)
 
     def remove(self, ids: Iterable[str]) -> None:
         """Forget rows."""
@@ -86,13 +87,18 @@ def read(folder: Path) -> list[Row]:
     Raises DatasetError.
     """
     path = folder / NAME
-    if not path.exists():
+    if not os.path.lexists(path):
         return []
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise DatasetError(f"cannot read the journal {path}: not a regular file")
     try:
         with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True)) as database:
-            if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'pending'").fetchone():
+            kind = database.execute("SELECT type FROM sqlite_master WHERE name = 'pending'").fetchone()
+            if kind is None:
                 return []  # another process is about to make it
-            return _rows(database)
+            if kind != ("table",):  # a view computes whatever its author likes
+                raise DatasetError(f"cannot read the journal {path}: it is not one of Selector's")
+            return _rows(database, folder)
     except sqlite3.Error as error:
         raise DatasetError(f"cannot read the journal {path}: {error}") from error
 
@@ -112,6 +118,18 @@ def clear_errors(folder: Path) -> Iterator[None]:
         raise DatasetError(f"cannot write {folder}: {reason}") from error
 
 
-def _rows(database: sqlite3.Connection, where: str = "", *values: str) -> list[Row]:
-    found = database.execute(f"SELECT row FROM pending {where} ORDER BY rowid", values)
-    return [json.loads(text) for (text,) in found]
+def _rows(database: sqlite3.Connection, folder: Path, where: str = "", *values: str) -> list[Row]:
+    """Raises DatasetError for a row that is no JSON object."""
+    found = database.execute(f"SELECT id, row FROM pending {where} ORDER BY rowid", values)
+    rows = []
+    for name, text in found:
+        try:
+            row = json.loads(text)
+            if not isinstance(row, dict):
+                raise TypeError
+        except (ValueError, TypeError, RecursionError):
+            raise DatasetError(
+                f"row {name!r:.80} of the journal {folder / NAME} is no JSON object: delete it"
+            ) from None
+        rows.append(row)
+    return rows

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -18,8 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from selector.collect.record import SCHEMA_VERSION, DatasetError
-from selector.collect.table import SCHEMA
+from selector.collect.table import SCHEMA, conform
 
+_MOST_ROWS = 10_000_000  # a part has thousands; a damaged one may claim anything
 _MAX_NAME = 200  # bytes of a folder name; file systems take 255
 
 
@@ -45,19 +47,26 @@ def part_paths(folder: Path) -> list[Path]:
 
 
 def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """One part, or some of its columns.
+    """One part, or some of its columns; columns that have come since it was written have their defaults.
 
     Raises UnreadablePart, SchemaMismatch, and FileNotFoundError where a compaction has just removed the part.
     """
+    wanted = SCHEMA if columns is None else pa.schema([SCHEMA.field(name) for name in columns])
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UnreadablePart(f"cannot read {path}: not a regular file; move it elsewhere")
         with pq.ParquetFile(path) as file:
-            _check_schema(path, file)
-            return file.read(columns=columns)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
+            _check_columns(path, file)
+            table = file.read(columns=[name for name in wanted.names if name in file.schema_arrow.names])
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
-        raise UnreadablePart(f"cannot read {path}: {reason}; restore it from a copy, or delete it") from None
+        raise UnreadablePart(f"cannot read {path}: {reason:.300}; restore it from a copy, or delete it") from None
+    try:
+        return conform(table, wanted)
+    except ValueError as error:
+        raise SchemaMismatch(_other_columns(path, str(error).splitlines()[0])) from None
 
 
 def check_version(path: Path, found: object) -> None:
@@ -110,18 +119,27 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _check_schema(path: Path, file: pq.ParquetFile) -> None:
-    if "schema_version" not in file.schema_arrow.names:
+def _check_columns(path: Path, file: pq.ParquetFile) -> None:
+    """Raises SchemaMismatch for rows of another schema version, or with columns that this Selector does not know."""
+    names = file.schema_arrow.names
+    if file.metadata.num_rows > _MOST_ROWS:
+        raise UnreadablePart(f"cannot read {path}: it claims {file.metadata.num_rows} rows; delete it")
+    if "schema_version" not in names:
         raise SchemaMismatch(f"{path} holds no measurements: it has no column 'schema_version'; move it elsewhere")
+    if file.schema_arrow.types[names.index("schema_version")] != pa.int64():
+        raise SchemaMismatch(_other_columns(path, "'schema_version' is no number"))
     for version in file.read(columns=["schema_version"])["schema_version"].unique().to_pylist():
         check_version(path, version)
-    if not file.schema_arrow.equals(SCHEMA):
-        wanted, found = set(map(str, SCHEMA)), set(map(str, file.schema_arrow))
-        differing = ", ".join(sorted(wanted ^ found)) or "their order"
-        raise SchemaMismatch(
-            f"{path} has schema version {SCHEMA_VERSION} and not its columns ({differing}): it was written or changed "
-            "by something else; restore it"
-        )
+    unknown = sorted(set(names) - set(SCHEMA.names)) + sorted(name for name in set(names) if names.count(name) > 1)
+    if unknown:
+        raise SchemaMismatch(_other_columns(path, f"it has the column '{unknown[0]:.80}'"))
+
+
+def _other_columns(path: Path, reason: str) -> str:
+    return (
+        f"{path} has schema version {SCHEMA_VERSION} and not its columns ({reason}): it was written or changed by "
+        "something else; restore it"
+    )
 
 
 def _write(path: Path, table: pa.Table) -> None:

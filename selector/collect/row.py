@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from selector.collect.record import SCHEMA_VERSION, Measurement, Samples
@@ -30,7 +30,10 @@ def to_row(measurement: Measurement) -> Row:
 
 
 def from_row(row: Mapping[str, Any]) -> Measurement:
-    """The measurement that ``to_row`` wrote, after a trip through JSON or not.  Raises KeyError without a column."""
+    """The measurement that ``to_row`` wrote, after a trip through JSON or not.
+
+    Fields that have come since get their defaults.  Raises KeyError without a column that has none.
+    """
     return build(Measurement, row)
 
 
@@ -42,6 +45,8 @@ def build(record: type, row: Mapping[str, Any], prefix: str = "") -> Any:
             first = parts(part.record, part.inner)[0].columns[0]
             absent = part.optional and row[first] is None
             values[part.field] = None if absent else build(part.record, row, part.inner)
+        elif part.columns[0] not in row and part.default is not MISSING:
+            values[part.field] = part.default
         elif len(part.columns) == 1:
             value = row[part.columns[0]]
             values[part.field] = tuple(value) if get_origin(part.hint) is tuple else value
@@ -58,6 +63,7 @@ class Part:
     columns: tuple[str, ...]  # two where the pair is split
     hint: Any
     optional: bool
+    default: Any  # MISSING: there is none that a row could do without
     record: type | None  # set where the field is a record itself, whose columns then follow
     inner: str = ""  # prefix of those columns
 
@@ -66,16 +72,30 @@ class Part:
 def parts(record: type, prefix: str) -> tuple[Part, ...]:
     """The fields of a record whose columns stand behind ``prefix``."""
     hints = get_type_hints(record)
-    return tuple(_part(field.name, hints[field.name], prefix) for field in fields(record))
+    return tuple(_part(field, hints[field.name], prefix) for field in fields(record))
 
 
-def _part(name: str, hint: Any, prefix: str) -> Part:
+def defaults() -> Row:
+    """The columns that a row may lack, because it was written before they came, with what they are then."""
+    return dict(_defaults(Measurement, ""))
+
+
+def _defaults(record: type, prefix: str) -> Iterator[tuple[str, Any]]:
+    for part in parts(record, prefix):
+        if part.record:
+            yield from _defaults(part.record, part.inner)
+        elif part.default is not MISSING:
+            yield from zip(part.columns, part.default if len(part.columns) > 1 else [part.default], strict=True)
+
+
+def _part(field: Field[Any], hint: Any, prefix: str) -> Part:
+    name = field.name
     optional = get_origin(hint) in (Union, types.UnionType)
     if optional:
         (hint,) = (choice for choice in get_args(hint) if choice is not type(None))
     columns = tuple(prefix + column for column in _SPLIT.get(name, (name,)))
     record = hint if is_dataclass(hint) and isinstance(hint, type) else None
-    return Part(name, columns, hint, optional, record, inner=f"{name}_" if hint is Samples else "")
+    return Part(name, columns, hint, optional, field.default, record, inner=f"{name}_" if hint is Samples else "")
 
 
 def _flatten(record: type, value: Any, prefix: str) -> Row:

@@ -36,7 +36,7 @@ class CannotServe(RuntimeError):
 class Served:
     """How this machine is served."""
 
-    host: str = "0.0.0.0"  # interface to listen on
+    host: str = "127.0.0.1"  # interface to listen on; whoever reaches it can run code here
     port: int = 9090
     key: str = ""  # may be empty where there is no tracker
     tracker: tuple[str, int] | None = None

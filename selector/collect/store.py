@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from selector.collect import journal, parts
 from selector.collect.journal import Journal, clear_errors
+from selector.collect.parts import SchemaMismatch
 from selector.collect.record import DatasetError, Measurement, Status
 from selector.collect.row import Row, to_row
 from selector.collect.table import SCHEMA, from_table, rows_to_table
@@ -165,9 +166,12 @@ class Merged:
 def merge(sources: Sequence[Path | str], into: Path | str) -> Merged:
     """Copy the rows of several datasets into one.
 
-    Raises what ``read`` raises, before anything is written, and StoreFull.  Merging again adds nothing.
+    Raises what ``read`` raises and DatasetError for a file with a row that ``selector.collect.check`` refuses, before
+    anything is written, and StoreFull.  Merging again adds nothing.
     """
-    tables = [_load(existing_folder(Path(source))) for source in sources]
+    from selector.collect.check import require_sound  # it loads TVM, which writing rows does without
+
+    tables = [_load(Path(source), examine=require_sound) for source in sources]
     with Store.open(into) as store:
         there = _load(store.folder, ["key", "cpu"])
         known, keys = set(there["id"].to_pylist()), _keys(there)
@@ -185,20 +189,30 @@ def _keys(table: pa.Table) -> set[tuple[str, str]]:
     return set(zip(table["key"].to_pylist(), table["cpu"].to_pylist(), strict=True))
 
 
-def _load(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Rows of files and journal, each id once, oldest first; ``columns`` adds ``id`` and ``timestamp`` at the end."""
+def _load(
+    folder: Path,
+    columns: Sequence[str] | None = None,
+    examine: Callable[[Path, pa.Table], None] = lambda path, table: None,
+) -> pa.Table:
+    """Rows of files and journal, each id once, oldest first; ``columns`` adds ``id`` and ``timestamp`` at the end.
+
+    ``examine`` gets each file with its rows, and may raise.
+    """
     existing_folder(folder)
     names = None if columns is None else list(dict.fromkeys([*columns, "id", "timestamp"]))
     for attempt in range(_READ_ATTEMPTS):
         try:
             pending = pending_table(folder)  # first: rows move from the journal to files, not the other way
-            tables = [parts.read_part(path, names) for path in parts.part_paths(folder)]
+            paths = parts.part_paths(folder)
+            tables = [parts.read_part(path, names) for path in paths]
         except FileNotFoundError:  # a compaction has put the rows elsewhere
             if attempt == _READ_ATTEMPTS - 1:
                 raise
         else:
             break
     tables.append(pending if names is None else pending.select(names))
+    for path, table in zip([*paths, folder / JOURNAL], tables, strict=True):
+        examine(path, table)
     return _oldest_first(parts.drop_duplicates(pa.concat_tables(tables)))
 
 
@@ -208,9 +222,13 @@ def pending_table(folder: Path) -> pa.Table:
 
 
 def _journal_table(folder: Path, rows: Sequence[Row]) -> pa.Table:
-    for version in {row["schema_version"] for row in rows}:
-        parts.check_version(folder / JOURNAL, version)
-    return rows_to_table(rows)
+    for row in rows:
+        parts.check_version(folder / JOURNAL, row.get("schema_version"))
+    try:
+        return rows_to_table(rows)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        reason = str(error).splitlines()[0]
+        raise SchemaMismatch(f"{folder / JOURNAL} holds rows that are not Selector's: {reason:.300}") from None
 
 
 def _oldest_first(table: pa.Table) -> pa.Table:

@@ -8,15 +8,44 @@ from typing import Any, Literal, get_args, get_origin
 import pyarrow as pa
 
 from selector.collect.record import Measurement
-from selector.collect.row import build, from_row, parts, to_row
+from selector.collect.row import Row, build, defaults, from_row, parts, to_row
 from selector.workload import ConvWorkload
 
+_DEFAULTS = defaults()
 _SCALARS = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
 
 
-def rows_to_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """Rows as ``to_row`` gives them, after a trip through JSON or not, as a table of ``SCHEMA``."""
-    return pa.Table.from_pylist(list(rows), schema=SCHEMA)
+def rows_to_table(rows: Iterable[Row]) -> pa.Table:
+    """Rows as ``to_row`` gives them, after a trip through JSON or not, as a table of ``SCHEMA``.
+
+    Columns that a row lacks get their defaults.  Raises pyarrow's ArrowException, and ValueError for a column that is
+    missing.
+    """
+    table = pa.Table.from_pylist([_DEFAULTS | row for row in rows], schema=SCHEMA)
+    return conform(table, SCHEMA)
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of a part of ``SCHEMA``, with their defaults where the table lacks them.
+
+    Raises ValueError for a column that is missing, of another type, or has no values where there have to be some.
+    """
+    columns = []
+    for field in schema:
+        if field.name in table.column_names:
+            column = table[field.name]
+        elif field.name in _DEFAULTS:
+            column = pa.array([_DEFAULTS[field.name]] * len(table), field.type)
+        else:
+            raise ValueError(f"it has no column '{field.name}'")
+        if column.type != field.type:
+            raise ValueError(f"its column '{field.name}' is {column.type!s:.80} and not {field.type}")
+        if column.null_count and not field.nullable:
+            raise ValueError(f"its column '{field.name}' lacks values")
+        columns.append(column)
+    made = pa.table(columns, schema=schema)
+    made.validate(full=True)
+    return made
 
 
 def to_table(measurements: Iterable[Measurement]) -> pa.Table:
@@ -25,7 +54,7 @@ def to_table(measurements: Iterable[Measurement]) -> pa.Table:
 
 
 def from_table(table: pa.Table) -> list[Measurement]:
-    """The measurements that ``to_table`` wrote; timings come back as float32.  Raises KeyError for a missing column."""
+    """The measurements that ``to_table`` wrote; timings come back as float32."""
     return [from_row(row) for row in table.to_pylist()]
 
 

@@ -6,24 +6,21 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from selector.collect import parts
+from selector.collect import check, parts
 from selector.collect.rebuild import sample, wrong
-from selector.collect.record import DatasetError, measurement_key
+from selector.collect.record import DatasetError
 from selector.collect.store import JOURNAL, existing_folder, pending_table
-from selector.collect.table import SCHEMA, workload
+from selector.collect.table import SCHEMA
 from selector.lowering.version import KERNEL_VERSION
-from selector.workload import UnsupportedWorkload
 
 Severity = Literal["error", "warning", "note"]
 
 DRIFT = 0.1  # relative change of the reference kernel during one row, and its spread over a run, that are remarked
-_RATIO_TOLERANCE = 1e-3  # of a log2 ratio against the one computed from the stored samples, which are float32
 _EXAMPLES = 3
 
 
@@ -78,8 +75,8 @@ def validate(
     everything = pa.concat_tables(tables)
     frame = _frame(parts.drop_duplicates(everything))
     findings += _duplicates(len(everything) - len(frame))
-    for check in _CHECKS:
-        findings += check(frame)
+    for findings_of in _CHECKS:
+        findings += findings_of(frame)
     rows = sample(frame, rebuild, seed) if rebuild else frame.clear()
     what = f"kernels of {len(rows)} rows are not the measured ones"
     findings += _examples("error", "rebuild", what, wrong(rows, progress))
@@ -112,44 +109,15 @@ def _repetitions(frame: pl.DataFrame) -> Iterator[Finding]:
         yield Finding("note", "repeated keys", f"{repeated} rows repeat a workload on the same target", repeated)
 
 
-def _identity(frame: pl.DataFrame) -> Iterator[Finding]:
-    """Key and kind follow from the workload."""
-    contradicting = []
-    for row in frame.select(pl.exclude(pl.List(pl.Float32))).iter_rows(named=True):
-        try:
-            work = workload(row)
-        except UnsupportedWorkload as error:
-            contradicting.append(f"{row['id']}: {error}")
-            continue
-        if (row["kind"], row["key"]) != (work.kind, measurement_key(work, row["target"])):
-            contradicting.append(f"{row['id']}: key or kind is not that of {work.describe()}")
-    yield from _examples("error", "identity", "rows contradict their workload", contradicting)
-
-
-def _samples(frame: pl.DataFrame) -> Iterator[Finding]:
-    """Ratio and interval of a measured row follow from its samples."""
-    columns = ["id", "int8_warm_us", "int16_warm_us", "log2_ratio", "log2_low", "log2_high"]
-    measured = frame.filter(pl.col("status") != "error").select(columns)
-    contradicting = [f"{row['id']}: {why}" for row in measured.iter_rows(named=True) if (why := _wrong_samples(row))]
-    yield from _examples("error", "samples", "measured rows contradict their samples", contradicting)
-
-
-def _wrong_samples(row: dict[str, Any]) -> str:
-    """What is wrong with a measured row; empty: nothing."""
-    times = [row[f"{lowering}_warm_us"] for lowering in ("int8", "int16")]
-    if None in (*times, row["log2_ratio"], row["log2_low"], row["log2_high"]):
-        return "samples, ratio or interval are missing"
-    int8, int16 = (np.asarray(samples, float) for samples in times)
-    if not int8.size or int8.size != int16.size:
-        return f"{int8.size} warm samples of int8 and {int16.size} of int16"
-    if not (np.isfinite(int8) & np.isfinite(int16) & (int8 > 0) & (int16 > 0)).all():
-        return "a timing is not positive"
-    if not row["log2_low"] <= row["log2_ratio"] <= row["log2_high"]:
-        return "the ratio lies outside of its interval"
-    expected = float(np.median(np.log2(int16 / int8)))
-    if abs(row["log2_ratio"] - expected) > _RATIO_TOLERANCE:
-        return f"log2 ratio {row['log2_ratio']:.4f}, but {expected:.4f} by the samples"
-    return ""
+def _rows(frame: pl.DataFrame) -> Iterator[Finding]:
+    """Key and kind follow from the workload, ratio and interval from the samples."""
+    contradicting: dict[check.Check, list[str]] = {"identity": [], "samples": []}
+    for row in frame.iter_rows(named=True):
+        found = check.problem(row)
+        if found:
+            contradicting[found[0]].append(f"{row['id']}: {found[1]}")
+    yield from _examples("error", "identity", "rows contradict their workload", contradicting["identity"])
+    yield from _examples("error", "samples", "measured rows contradict their samples", contradicting["samples"])
 
 
 def _errors(frame: pl.DataFrame) -> Iterator[Finding]:
@@ -202,7 +170,7 @@ def _kernels(frame: pl.DataFrame) -> Iterator[Finding]:
         yield Finding("error", "kernels", text, len(newer))
 
 
-_CHECKS = (_repetitions, _identity, _samples, _errors, _noise, _drift, _emulated, _kernels)
+_CHECKS = (_repetitions, _rows, _errors, _noise, _drift, _emulated, _kernels)
 
 
 def _examples(severity: Severity, check: str, what: str, wrong: list[str]) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from selector import lowering, profiling, runtime
+from selector import elf, lowering, profiling, runtime
 from selector import policy as policies
 from selector.cross import Linker, find_linker
 from selector.graph import checks, qnn
@@ -78,6 +78,7 @@ class CompiledModel(Network):
             partial = Path(folder) / f"partial{target.suffix or '.so'}"
             with without_scope_warnings():
                 self.executable.export_library(str(partial), fcompile=link)
+            elf.seal(partial)
             os.replace(partial, target)
 
 
@@ -166,7 +167,10 @@ def load_compiled(path: str | os.PathLike[str], concurrency: int | None = None) 
     Raises what ``runtime.load`` raises.
     """
     library, _, metadata = runtime.open_library(path)
-    decisions = [Decision.from_dict(item) for item in metadata["decisions"]]
+    try:
+        decisions = [Decision.from_dict(item) for item in metadata["decisions"]]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ModelError(f"{path} has decisions of another version: compile the network again") from None
     variants = runtime.variants_of(metadata)
     return CompiledModel(library, decisions, int(metadata["threads"]), variants, concurrency=concurrency)
 

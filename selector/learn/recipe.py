@@ -5,15 +5,22 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any
 
+from msgspec import Meta
+
+from selector import schema
 from selector.features import NAMES
 from selector.learn.errors import RecipeError
+from selector.schema import Natural, SchemaError, Share
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+_Folds = Annotated[int, Meta(ge=2)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +47,14 @@ class Weights:
 class Tuning:
     """Search over hyper-parameters: (low, high) of those that are searched."""
 
-    trials: int = 0  # 0: the recipe's own hyper-parameters are used
-    folds: int = 3
-    space: dict[str, tuple[float, float]] = field(default_factory=dict)
+    trials: Natural = 0  # 0: the recipe's own hyper-parameters are used
+    folds: _Folds = 3
+    space: dict[str, tuple[int | float, int | float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        unknown = set(self.space) - {entry.name for entry in fields(Boosting)}
+        if unknown:
+            raise ValueError(f"tuning.space names no hyper-parameter: {', '.join(sorted(unknown))}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +63,17 @@ class Recipe:
 
     name: str
     seed: int = 0
-    folds: int = 5  # of the evaluation by shape
-    prior: float = 0.0  # share of the roofline's answer that boosting starts from
+    folds: _Folds = 5  # of the evaluation by shape
+    prior: Share = 0.0  # share of the roofline's answer that boosting starts from
     boosting: Boosting = Boosting()
     weights: Weights = Weights()
     tuning: Tuning = Tuning()
     monotone: dict[str, int] = field(default_factory=dict)  # feature -> 1 rising, -1 falling
+
+    def __post_init__(self) -> None:
+        odd = set(self.monotone) - set(NAMES)
+        if odd:
+            raise ValueError(f"monotone names no feature: {', '.join(sorted(odd))}")
 
     def with_trials(self, trials: int) -> Recipe:
         """The same recipe with another number of trials."""
@@ -67,53 +84,20 @@ class Recipe:
         return asdict(self)
 
 
-R = TypeVar("R", Boosting, Weights, Tuning, Recipe)
-
-
 def load(path: Path) -> Recipe:
     """The recipe in a TOML file, named after the file.  Raises RecipeError."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(schema.read(path).decode())
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"the recipe {path} is not valid TOML: {error}") from None
     try:
         return parse(path.stem, values)
-    except (TypeError, ValueError) as error:
+    except SchemaError as error:
         raise RecipeError(f"the recipe {path} cannot be used: {error}") from None
 
 
 def parse(name: str, values: dict[str, Any]) -> Recipe:
-    """The recipe with these entries; what is missing keeps its default.  Raises ValueError."""
-    tuning = dict(values.get("tuning", {}))
-    space = {key: (low, high) for key, (low, high) in tuning.pop("space", {}).items()}
-    recipe = _record(
-        Recipe,
-        {
-            **values,
-            "name": name,
-            "boosting": _record(Boosting, values.get("boosting", {})),
-            "weights": _record(Weights, values.get("weights", {})),
-            "tuning": _record(Tuning, {**tuning, "space": space}),
-        },
-    )
-    unknown = set(space) - {entry.name for entry in fields(Boosting)}
-    if unknown:
-        raise ValueError(f"tuning.space names no hyper-parameter: {', '.join(sorted(unknown))}")
-    odd = set(recipe.monotone) - set(NAMES)
-    if odd:
-        raise ValueError(f"monotone names no feature: {', '.join(sorted(odd))}")
-    if not 0 <= recipe.prior <= 1:
-        raise ValueError("prior must be at least 0 and at most 1")
-    if recipe.folds < 2 or recipe.tuning.folds < 2:
-        raise ValueError("folds must be at least 2")
-    return recipe
-
-
-def _record(kind: type[R], values: dict[str, Any]) -> R:
-    known = {entry.name for entry in fields(kind)}
-    unknown = set(values) - known
-    if unknown:
-        raise ValueError(f"unknown entry {', '.join(sorted(unknown))}: {kind.__name__.lower()} has {', '.join(known)}")
-    return kind(**values)
+    """The recipe with these entries; what is missing keeps its default.  Raises SchemaError."""
+    return schema.build(Recipe, {**values, "name": name})

@@ -16,6 +16,8 @@ _CATEGORICAL, _DEFAULT_LEFT = 1, 2  # bits of decision_type; the two above them 
 _MISSING_ZERO, _MISSING_NAN = 1, 2
 _BLOCK = 128  # samples that are evaluated side by side: what is known of them stays in cache
 _ZERO = float(np.float32(1e-35))  # LightGBM takes smaller values for zero
+_MOST_TREES, _DEEPEST = 10_000, 300  # what is larger takes too long to evaluate while a network is compiled
+_LARGEST = 500.0  # of a sum of trees; 2 to the power of it is finite, and far from any ratio of two times
 
 
 class ForestError(ValueError):
@@ -140,10 +142,12 @@ def _split(text: str) -> tuple[tuple[str, ...], list[_Fields]]:
     if "average_output" in header.split("\n"):
         raise ForestError("a random forest averages its trees, and only sums are evaluated")
     if fields.get("num_tree_per_iteration") != "1":
-        raise ForestError(f"one tree an iteration is evaluated, got {fields.get('num_tree_per_iteration')}")
+        raise ForestError(f"one tree an iteration is evaluated, got {_shown(fields, 'num_tree_per_iteration')}")
     names = tuple(fields.get("feature_names", "").split())
     if not names or str(len(names) - 1) != fields.get("max_feature_idx"):
-        raise ForestError(f"{len(names)} feature names for a max_feature_idx of {fields.get('max_feature_idx')}")
+        raise ForestError(f"{len(names)} feature names for a max_feature_idx of {_shown(fields, 'max_feature_idx')}")
+    if len(trees) > _MOST_TREES:
+        raise ForestError(f"{len(trees)} trees, and at most {_MOST_TREES} are evaluated")
     if not trees or len(trees) != len(fields.get("tree_sizes", "").split()):
         raise ForestError(f"{len(trees)} trees where the header has {len(fields.get('tree_sizes', '').split())}")
     return names, [_fields(tree) for tree in trees]
@@ -151,6 +155,10 @@ def _split(text: str) -> tuple[tuple[str, ...], list[_Fields]]:
 
 def _fields(block: str) -> _Fields:
     return dict(line.split("=", 1) for line in block.split("\n") if "=" in line)
+
+
+def _shown(fields: _Fields, name: str) -> str:
+    return f"{fields.get(name, 'none'):.40}"
 
 
 def _assemble(names: tuple[str, ...], trees: list[_Fields]) -> Forest:
@@ -163,6 +171,7 @@ def _assemble(names: tuple[str, ...], trees: list[_Fields]) -> Forest:
     leaves = _numbers(trees, "num_leaves", np.ones(len(trees), int), int)
     if leaves.min() < 1:
         raise ForestError(f"a tree has {leaves.min()} leaves")
+    leaf_value = _numbers(trees, "leaf_value", leaves, float)  # first: as many leaves as are there, so that all fits
     inner = leaves - 1
     starts = np.cumsum([0, *(inner + leaves)])
     node, tree, place = _positions(starts[:-1], inner)
@@ -184,9 +193,22 @@ def _assemble(names: tuple[str, ...], trees: list[_Fields]) -> Forest:
         raise ForestError("the nodes do not form trees")
     feature[node], threshold[node], decisions[node] = split, _numbers(trees, "threshold", inner, float), decision
     value[node] = _numbers(trees, "internal_value", inner, float)
-    value[leaf] = _numbers(trees, "leaf_value", leaves, float)
+    value[leaf] = leaf_value
     children[leaf] = leaf[:, None]
+    _check_depth(children, starts[:-1])
+    if np.maximum.reduceat(np.minimum(np.abs(value), _LARGEST), starts[:-1]).sum() >= _LARGEST:
+        raise ForestError(f"the trees add up to {_LARGEST:g} or more")
     return Forest(names, starts[:-1], feature, threshold, children.reshape(-1), decisions, value)
+
+
+def _check_depth(children: np.ndarray, roots: np.ndarray) -> None:
+    level = roots
+    for _ in range(_DEEPEST):
+        level = level[children[level, 0] != level]
+        if not len(level):
+            return
+        level = children[level].reshape(-1)
+    raise ForestError(f"a tree has more than {_DEEPEST} levels")
 
 
 def _positions(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

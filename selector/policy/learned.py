@@ -106,7 +106,7 @@ def _load(folder: Path) -> Release:
     """The model, read again only after its manifest has changed."""
     try:
         stamp = (folder / "manifest.json").stat().st_mtime_ns
-    except OSError:
+    except (OSError, ValueError):  # a name that no file can have
         stamp = 0
     return _loaded(folder, stamp)
 

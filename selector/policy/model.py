@@ -5,10 +5,13 @@ The compiler, training and evaluation use this one implementation, so that what 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 
 from selector.features import NAMES, RATIO, TABLE, Feature, Layers
 from selector.policy.forest import Forest
@@ -23,6 +26,9 @@ BOUNDED = tuple(feature.name for feature in TABLE if feature.bounded)
 LEAST_TRUST = 0.1  # in the trees, on CPUs that did not measure, where nothing says that they deserve more
 
 
+_Log2 = Annotated[float, Meta(ge=-100, le=100)]
+
+
 @dataclass(frozen=True, slots=True)
 class Intervals:
     """Where 80 % of the measured ratios lie around a prediction, by its size, as held-out rows had it.
@@ -30,9 +36,15 @@ class Intervals:
     Linear between the points of ``at``, constant beyond.
     """
 
-    at: tuple[float, ...]  # |predicted log2 ratio|, rising
-    nearer: tuple[float, ...]  # how much nearer to zero the far end lies, in log2, at each of these
-    further: tuple[float, ...]  # how much further from zero the other end lies
+    at: tuple[_Log2, ...]  # |predicted log2 ratio|, rising
+    nearer: tuple[_Log2, ...]  # how much nearer to zero the far end lies, in log2, at each of these
+    further: tuple[_Log2, ...]  # how much further from zero the other end lies
+
+    def __post_init__(self) -> None:
+        if not len(self.at) == len(self.nearer) == len(self.further) > 0:
+            raise ValueError("both ends of an interval are given at the same points, one or more")
+        if any(low > high for low, high in itertools.pairwise(self.at)):
+            raise ValueError("the points of an interval have to rise")
 
     def around(self, ratio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Low and high end for predictions (rows,), each (rows,) float64."""

@@ -18,19 +18,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import tvm
+from msgspec import Meta
 
-from selector import data
+from selector import data, schema
 from selector.features import FEATURE_VERSION, NAMES
 from selector.lowering.version import KERNEL_VERSION
-from selector.policy.forest import Forest, ForestError
+from selector.policy.forest import Forest
 from selector.policy.model import BOUNDED, Intervals, Model
+from selector.schema import Natural, SchemaError, Share, Word
 
 SCHEMA_VERSION = 3
 ENVIRONMENT = "SELECTOR_MODEL"  # a folder that takes the place of the champion
 _TREES, _MANIFEST, _CARD, _CHAMPION = "trees.txt", "manifest.json", "README.md", "champion.json"
+_TREES_BYTES = 8 << 20  # at most: those of a released model have 2 MB
+_T = TypeVar("_T")
 _RETRAIN = "`selector train` makes a model for this version"
 
 
@@ -69,6 +73,72 @@ class Release:
         return (self.folder / _TREES).read_text()
 
 
+@dataclass(frozen=True, slots=True)
+class _Champion:
+    """``champion.json``."""
+
+    model: Word  # the folder beside it
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """What says whether the rest of a manifest can be read."""
+
+    schema: Natural
+
+
+@dataclass(frozen=True, slots=True)
+class _Features:
+    """The features of a manifest."""
+
+    version: Natural
+    names: tuple[str, ...]
+
+
+_Bound = Annotated[float, Meta(ge=-1e9, le=1e9)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """A model without its trees; fields as in ``Model``."""
+
+    prior: Share
+    trust: dict[str, Share]
+    dots: frozenset[str]
+    cpus: frozenset[str]
+    ranges: dict[str, tuple[_Bound, _Bound]]
+    intervals: dict[Literal["known", "unknown"], Intervals | None]
+
+    def __post_init__(self) -> None:
+        if self.ranges.keys() != set(BOUNDED):
+            odd = ", ".join(sorted(self.ranges.keys() ^ set(BOUNDED)))
+            raise ValueError(f"ranges must be given for bounded features and no others, differing in {odd:.200}")
+        if not all(low <= high for low, high in self.ranges.values()):
+            raise ValueError("a range has to be a least and a largest value")
+
+
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    """``manifest.json``; fields as in ``Release``."""
+
+    name: Word
+    version: Word
+    created: str
+    targets: tuple[str, ...]
+    features: _Features
+    model: _Model
+    data_hash: str
+    kernels: Natural
+    tvm: str
+    metrics: dict[str, Any]
+    extra: dict[str, Any]
+    files: dict[str, str]  # SHA-256 of each
+
+    def __post_init__(self) -> None:
+        if self.files.keys() != {_TREES, _CARD}:
+            raise ValueError(f"files have to be {_TREES} and {_CARD}")
+
+
 def champion() -> Path:
     """Folder of the model in use: ``SELECTOR_MODEL``, else what ``models/champion.json`` names, else the only one.
 
@@ -80,10 +150,10 @@ def champion() -> Path:
     models = data.folder("models")
     pointer = models / _CHAMPION
     if pointer.is_file():
-        named = _read_json(pointer).get("model")
-        if not isinstance(named, str) or Path(named).name != named:
-            raise ReleaseError(f"{pointer} has to name a folder beside it under 'model', got {named!r}")
-        return models / named
+        try:
+            return models / schema.build(_Champion, _read_json(pointer), closed=False).model
+        except SchemaError:
+            raise ReleaseError(f"{pointer} has to name a folder beside it under 'model'") from None
     found = sorted(path.parent for path in models.glob(f"*/{_MANIFEST}"))
     if len(found) != 1:
         count = "no model is released" if not found else f"{len(found)} models are released and none is the champion"
@@ -92,39 +162,40 @@ def champion() -> Path:
 
 
 def load(folder: Path) -> Release:
-    """The model in a folder.  Raises ReleaseError if it is damaged, incomplete or made for other features."""
-    if not folder.is_dir():
+    """The model in a folder.  Raises ReleaseError, and nothing else, if it is damaged, or made for other features."""
+    if not os.path.isdir(folder):  # that of Path raises where a name is too long
         raise ReleaseError(f"there is no model in {folder}: no such folder")
-    manifest = _read_json(folder / _MANIFEST)
-    if manifest.get("schema") != SCHEMA_VERSION:
-        raise ReleaseError(
-            f"{folder.name}: schema {manifest.get('schema')!r} is unknown, this version reads {SCHEMA_VERSION}"
-        )
-    if manifest.get("digest") != _digest(manifest):
+    path = folder / _MANIFEST
+    values = _read_json(path)
+    version = _build(path, _Version, values).schema
+    if version != SCHEMA_VERSION:
+        raise ReleaseError(f"{folder.name}: schema {version} is unknown, this version reads {SCHEMA_VERSION}")
+    if values.get("digest") != _digest(values):
         raise ReleaseError(f"{folder.name}: {_MANIFEST} was changed since it was written")
-    if manifest["features"] != {"version": FEATURE_VERSION, "names": list(NAMES)}:
-        raise ReleaseError(
-            f"{folder.name}: made for features {manifest['features'].get('version')}, not {FEATURE_VERSION}; {_RETRAIN}"
-        )
-    contents = {name: _read(folder, name, digest) for name, digest in manifest["files"].items()}
+    features = _build(path, _Features, values.get("features"))
+    if (features.version, features.names) != (FEATURE_VERSION, NAMES):
+        raise ReleaseError(f"{folder.name}: made for features {features.version}, not {FEATURE_VERSION}; {_RETRAIN}")
+    manifest = _build(path, _Manifest, values)
+    contents = {name: _read(folder, name, digest) for name, digest in manifest.files.items()}
     try:
         forest = Forest.parse(contents[_TREES].decode())
-    except ForestError as error:
-        raise ReleaseError(f"{folder.name}: {error}") from None
+    except ValueError as error:  # ForestError, Unicode
+        raise ReleaseError(f"{folder.name}: {_TREES}: {error}") from None
     if forest.feature_names != NAMES:
         raise ReleaseError(f"{folder.name}: the trees were trained on other features than the manifest says")
+    given = manifest.model
     return Release(
         folder=folder,
-        name=manifest["name"],
-        version=manifest["version"],
-        created=manifest["created"],
-        targets=tuple(manifest["targets"]),
-        data_hash=manifest["data_hash"],
-        kernels=manifest["kernels"],
-        tvm=manifest["tvm"],
-        metrics=manifest["metrics"],
-        extra=manifest["extra"],
-        model=_model(manifest["model"], forest),
+        name=manifest.name,
+        version=manifest.version,
+        created=manifest.created,
+        targets=manifest.targets,
+        data_hash=manifest.data_hash,
+        kernels=manifest.kernels,
+        tvm=manifest.tvm,
+        metrics=manifest.metrics,
+        extra=manifest.extra,
+        model=Model(forest, given.prior, given.dots, given.cpus, given.ranges, given.trust, **given.intervals),
     )
 
 
@@ -151,11 +222,6 @@ def write(
     """
     if folder.exists():
         raise ReleaseError(f"{folder} exists: a released model does not change, choose another name")
-    if set(model.ranges) != set(BOUNDED):
-        odd = sorted(set(model.ranges) ^ set(BOUNDED))
-        raise ReleaseError(f"ranges must be given for bounded features and no others, differing in {', '.join(odd)}")
-    if not all(low <= high for low, high in model.ranges.values()):
-        raise ReleaseError("a range has to be a least and a largest value")
     files = {_TREES: trees.encode(), _CARD: card.encode()}
     manifest: dict[str, Any] = {
         "schema": SCHEMA_VERSION,
@@ -169,7 +235,7 @@ def write(
             "trust": dict(sorted(model.trust.items())),
             "dots": sorted(model.dots),
             "cpus": sorted(model.cpus),
-            "ranges": {feature: list(model.ranges[feature]) for feature in BOUNDED},
+            "ranges": {feature: list(ends) for feature, ends in model.ranges.items()},
             "intervals": {
                 name: None if item is None else asdict(item)
                 for name, item in (("known", model.known), ("unknown", model.unknown))
@@ -197,48 +263,41 @@ def write(
         raise
 
 
-def _model(values: Mapping[str, Any], forest: Forest) -> Model:
-    """The model of a manifest's entry ``model``."""
-    intervals = {
-        name: None if item is None else Intervals(**{key: tuple(numbers) for key, numbers in item.items()})
-        for name, item in values["intervals"].items()
-    }
-    return Model(
-        forest=forest,
-        prior=values["prior"],
-        dots=frozenset(values["dots"]),
-        cpus=frozenset(values["cpus"]),
-        ranges={name: (low, high) for name, (low, high) in values["ranges"].items()},
-        trust=dict(values["trust"]),
-        **intervals,
-    )
-
-
 def _digest(manifest: Mapping[str, Any]) -> str:
     """Checksum of the manifest without this very entry."""
     rest = {key: value for key, value in manifest.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    try:
+        return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    except RecursionError:
+        raise ReleaseError(f"{_MANIFEST} is nested too deeply") from None
 
 
 def _read(folder: Path, name: str, digest: str) -> bytes:
-    if Path(name).name != name:
-        raise ReleaseError(f"{folder.name}: the manifest names {name!r}, which is not in the folder")
-    try:
-        content = (folder / name).read_bytes()
-    except OSError as error:
-        raise ReleaseError(f"{folder.name}: cannot read {name}: {error.strerror}") from None
+    content = _content(folder / name, _TREES_BYTES)
     if hashlib.sha256(content).hexdigest() != digest:
         raise ReleaseError(f"{folder.name}: {name} is not the file that was released: its checksum differs")
     return content
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _content(path: Path, most: int = schema.BYTES) -> bytes:
     try:
-        values = json.loads(path.read_bytes())
+        return schema.read(path, most)
     except OSError as error:
         raise ReleaseError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError:
-        raise ReleaseError(f"{path} is not valid JSON") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = schema.decode(_content(path))
+    except SchemaError as error:
+        raise ReleaseError(f"{path} is {error}") from None
     if not isinstance(values, dict):
         raise ReleaseError(f"{path} has to be a JSON object")
     return values
+
+
+def _build(path: Path, kind: type[_T], values: object) -> _T:
+    try:
+        return schema.build(kind, values, closed=False)
+    except SchemaError as error:
+        raise ReleaseError(f"cannot use {path}: {error}") from None

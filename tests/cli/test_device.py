@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
+import psutil
 import pytest
 from tvm.rpc.tracker import Tracker
 
 from tests.cli.conftest import Run
 from tests.collect.remote import HERE, free_port, started
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -50,6 +57,26 @@ def test_a_port_that_is_taken(selector_command: Run) -> None:
             assert (outcome.code, outcome.out, outcome.err) == expected
 
 
+@pytest.mark.parametrize("command", ["serve", "tracker"])
+def test_listens_to_this_machine_alone_unless_told_otherwise(command: str) -> None:
+    started = [sys.executable, "-c", "from selector.cli import app; app()", "device", command]
+    port = str(free_port())
+    for options, host in ([], HERE), (["--host", "0.0.0.0"], "0.0.0.0"):
+        with subprocess.Popen(
+            [*started, "--port", port, *options], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        ) as running:
+            assert running.stderr
+            line = running.stderr.readline()
+            if host != HERE:
+                assert line == "warning: whoever reaches this machine at 0.0.0.0 can run code here as you\n"
+                line = running.stderr.readline()
+            assert line == f"{'serving' if command == 'serve' else 'tracking at'} {host}:{port}\n"
+            listening = {entry.laddr.ip for entry in psutil.net_connections() if entry.laddr.port == int(port)}
+            running.send_signal(signal.SIGTERM)
+            assert running.wait(30) == 0
+        assert listening == {host}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -61,6 +88,7 @@ def test_a_port_that_is_taken(selector_command: Run) -> None:
         (["device", "list", "--tracker", ":9190"], "--tracker takes HOST:PORT"),
         (["device", "serve", "--key", "a:b"], "neither blanks nor colons"),
         (["device", "serve", "--tracker", "host:9190"], "--tracker needs --key"),
+        (["device", "serve", "--tracker", "host:9190", "--key", "a"], "cannot reach 127.0.0.1: give --host"),
     ],
 )
 def test_refuses(selector_command: Run, arguments: list[object], message: str) -> None:

@@ -72,20 +72,20 @@ def _with_layer(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ([], "expected an object with the fields of Architecture, got list"),
+        ([], "Expected `object`, got `array`"),
         (GOOD | {"colour": 1}, "unknown field 'colour'"),
-        ({key: value for key, value in GOOD.items() if key != "source"}, "missing field 'source'"),
-        (GOOD | {"name": ""}, "name must be a text, got ''"),
-        (GOOD | {"published_macs": "many"}, "published_macs must be a positive integer or null, got 'many'"),
-        (GOOD | {"layers": []}, "layers must be a list of at least one layer"),
-        (GOOD | {"layers": 3}, "layers must be a list of at least one layer"),
-        (_with_layer(speed=1), "layer 2: unknown field 'speed'"),
-        (GOOD | {"layers": [{"kernel": [1, 1]}]}, "layer 1: missing field 'input'"),
-        (_with_layer(kernel=[3]), "layer 2: kernel must be 2 integers of at least 1, got [3]"),
-        (_with_layer(count=0), "layer 2: count must be an integer of at least 1, got 0"),
-        (_with_layer(padding=[0, 0, 0, -1]), "layer 2: padding must be 4 integers of at least 0, got [0, 0, 0, -1]"),
-        (_with_layer(groups=2), "layer 2: groups must divide both channel counts"),
-        (_with_layer(kernel=[9, 9]), "layer 2: the kernel 9x9 is larger than the padded input 8x8"),
+        ({key: value for key, value in GOOD.items() if key != "source"}, "Object missing required field `source`"),
+        (GOOD | {"name": ""}, "Expected `str` of length >= 1 - at `$.name`"),
+        (GOOD | {"published_macs": "many"}, "Expected `int | null`, got `str` - at `$.published_macs`"),
+        (GOOD | {"layers": []}, "Expected `array` of length >= 1 - at `$.layers`"),
+        (GOOD | {"layers": 3}, "Expected `array`, got `int` - at `$.layers`"),
+        (_with_layer(speed=1), "unknown field 'speed'"),
+        (GOOD | {"layers": [{"kernel": [1, 1]}]}, "Object missing required field `input` - at `$.layers[0]`"),
+        (_with_layer(kernel=[3]), "Expected `array` of length 2, got 1 - at `$.layers[1].kernel`"),
+        (_with_layer(count=0), "Expected `int` >= 1 - at `$.layers[1].count`"),
+        (_with_layer(padding=[0, 0, 0, -1]), "Expected `int` >= 0 - at `$.layers[1].padding[3]`"),
+        (_with_layer(groups=2), "groups must divide both channel counts"),
+        (_with_layer(kernel=[9, 9]), "the kernel 9x9 is larger than the padded input 8x8"),
     ],
 )
 def test_broken_files_say_what_is_wrong(tmp_path: Path, content: Any, reason: str) -> None:
@@ -98,7 +98,7 @@ def test_broken_files_say_what_is_wrong(tmp_path: Path, content: Any, reason: st
 def test_what_is_no_json_is_named(tmp_path: Path) -> None:
     path = tmp_path / "half.json"
     path.write_text('{"name": ')
-    with pytest.raises(ArchitectureError, match=r"half\.json: Expecting value"):
+    with pytest.raises(ArchitectureError, match=r"half\.json: not valid JSON"):
         load_architecture(path)
 
 

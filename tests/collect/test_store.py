@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from selector.collect import parts, store
+from selector.collect import parts, record, store
 from selector.collect.journal import Journal, StoreFull
 from selector.collect.parts import SchemaMismatch, UnreadablePart, part_paths, read_part, target_folder
 from selector.collect.record import SCHEMA_VERSION, DatasetError
@@ -226,9 +226,38 @@ def test_files_that_are_no_parts(tmp_path: Path) -> None:
     pq.write_table(table.drop_columns(["schema_version"]), path)
     with pytest.raises(SchemaMismatch, match="holds no measurements"):
         read(tmp_path)
-    pq.write_table(table.drop_columns(["seed"]), path)
-    with pytest.raises(SchemaMismatch, match=r"not its columns \(.*seed: int64"):
+    pq.write_table(table.drop_columns(["in_width"]), path)
+    with pytest.raises(SchemaMismatch, match=r"not its columns \(it has no column 'in_width'\)"):
         read(tmp_path)
+    pq.write_table(table.append_column("colour", pa.array(["red"])), path)
+    with pytest.raises(SchemaMismatch, match=r"not its columns \(it has the column 'colour'\)"):
+        read(tmp_path)
+
+
+def test_rows_from_before_a_column_came(tmp_path: Path) -> None:
+    (path,) = parts.write_parts(tmp_path, to_table([measured()]))
+    table = pq.read_table(path, partitioning=None)
+    nullable = pa.schema([field.with_nullable(True) for field in table.schema])
+    pq.write_table(table.cast(nullable).drop_columns(["groups", "reference_before_us", "seed"]), path)
+    (row,) = measurements(tmp_path)
+    assert row == dataclasses.replace(measured(id=row.id), reference_us=(0.0, row.reference_us[1]))
+    assert read(tmp_path, ["groups"])["groups"].to_list() == [1]
+    assert merge([tmp_path], tmp_path / "all").added == 1
+    with Journal(tmp_path / "journal") as journal:
+        journal.add(row)
+        journal._database.execute("UPDATE pending SET row = json_remove(row, '$.groups', '$.seed')")
+        journal._database.commit()
+    assert measurements(tmp_path / "journal") == [row]
+
+
+def test_a_field_that_is_added_later_leaves_keys_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    work, key = measured().workload, measured().key
+    assert key == "0f10a0ce8891f3af"
+    monkeypatch.setitem(record._DEFAULTS, "sparse", False)
+    for value, same in ((False, True), (True, False)):
+        facts = work.to_dict() | {"sparse": value}
+        monkeypatch.setattr(type(work), "to_dict", lambda self, facts=facts: facts)
+        assert (record.measurement_key(work, "x86-64-v3") == key) == same
 
 
 def test_folders_that_are_no_datasets(tmp_path: Path) -> None:

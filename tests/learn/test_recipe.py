@@ -34,12 +34,12 @@ def test_entries_replace_defaults() -> None:
     ("text", "fragment"),
     [
         ("seed = ", "not valid TOML"),
-        ("colour = 'red'", "unknown entry colour"),
-        ("[boosting]\nnum_leafs = 3", "unknown entry num_leafs"),
+        ("colour = 'red'", "unknown field 'colour'"),
+        ("[boosting]\nnum_leafs = 3", "unknown field 'num_leafs'"),
         ("[tuning.space]\nnum_leafs = [1, 2]", "no hyper-parameter: num_leafs"),
         ("[tuning.space]\nnum_leaves = 3", "cannot be used"),
-        ("folds = 1", "at least 2"),
-        ("prior = 2.0", "prior must be at least 0 and at most 1"),
+        ("folds = 1", r"Expected `int` >= 2 - at `\$\.folds`"),
+        ("prior = 2.0", r"Expected `float` <= 1\.0 - at `\$\.prior`"),
         ("[monotone]\nno_such_feature = 1", "no_such_feature"),
     ],
 )

@@ -109,7 +109,7 @@ def test_refuses_other_models(options: dict[str, Any], problem: str) -> None:
     [
         ("end of trees", "", "its end is missing"),
         ("\nTree=1\n", "\nTee=1\n", "1 trees where the header has 2"),
-        ("num_leaves=5", "num_leaves=6", "split_feature needs 5 numbers, got 4"),
+        ("num_leaves=5", "num_leaves=6", "leaf_value needs 6 numbers, got 5"),
         ("num_leaves=5", "num_leaves=0", "has 0 leaves"),
         ("num_leaves=5", "num_leaves=five", "num_leaves holds what is no number"),
         ("internal_value=", "internal_value=~", "internal_value holds what is no number"),

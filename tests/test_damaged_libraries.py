@@ -131,7 +131,7 @@ def test_a_whole_one(library: bytes, attempt: Attempt, tmp_path: Path) -> None:
     [
         (b'"threads"', b'"threats"'),
         (b'{"threads": 1', b'{"threads":"1'),
-        (b'"inputs": [{', b'"inputs": [ '),
+        (b'"main": [{', b'"main": [ '),
         (b'"shape"', b'"shake"'),
         (b'"instructions"', b'"instruction_"'),
         (b'"decisions": [', b'"decisions": 1'),

@@ -19,7 +19,7 @@ import numpy as np
 import tvm_ffi
 from tvm_ffi.libinfo import load_lib_ctypes
 
-from selector import cpuinfo
+from selector import cpuinfo, mapped_weights
 from selector.quiet import without_scope_warnings
 from selector.tensors import Inputs, TensorSpec, to_numpy
 from selector.threads import start_pool, use_threads
@@ -105,24 +105,52 @@ def load(path: str | os.PathLike[str]) -> Network:
     Raises FileNotFoundError, and ModelError for a file that is no compiled network of this machine's architecture, or
     one that uses instructions which this machine lacks.
     """
-    _, machine, metadata = open_library(path)
-    return Network(lambda: machine, int(metadata["threads"]), variants_of(metadata))
+    library = open_library(path)
+    return Network(library.start, library.threads, library.variants)
 
 
-def open_library(path: str | os.PathLike[str]) -> tuple[Any, Any, dict[str, Any]]:
-    """(library, virtual machine on it, what the compiler wrote into it).  Raises as ``load`` does."""
+@dataclass(frozen=True)
+class Library:
+    """A loaded library."""
+
+    module: Any
+    metadata: dict[str, Any]  # what the compiler wrote into it
+    weights: list[Any]  # tensors that its functions take, shared by all virtual machines
+
+    @property
+    def threads(self) -> int:
+        """CPU threads that the network runs on."""
+        return int(self.metadata["threads"])
+
+    @property
+    def variants(self) -> list[Variant]:
+        """The network in each of its shapes."""
+        return variants_of(self.metadata)
+
+    def start(self) -> Any:
+        """A virtual machine whose functions take inputs alone."""
+        machine = virtual_machine(self.module)
+        mapped_weights.bind(machine, [variant.function for variant in self.variants], self.weights)
+        return machine
+
+
+def open_library(path: str | os.PathLike[str]) -> Library:
+    """Load a library and its weights.  Raises as ``load`` does."""
     source = Path(path)
     if not source.is_file():
         raise FileNotFoundError(f"no such file: {source}")
     start_pool()
     load_runtime()
+    weights = []
     try:
         # an absolute path, because the loader looks a bare name up in the system's folders
         with without_scope_warnings():
-            library = tvm_ffi.load_module(str(source.resolve()))
-            machine = virtual_machine(library)
-            metadata = json.loads(np.from_dlpack(machine[METADATA]()).tobytes())
+            module = tvm_ffi.load_module(str(source.resolve()))
+            metadata = json.loads(np.from_dlpack(virtual_machine(module)[METADATA]()).tobytes())
             missing = cpuinfo.lacking(metadata["instructions"])
+            if not missing:
+                rows = mapped_weights.from_metadata(metadata.get("weights", []))
+                weights = mapped_weights.load(source.resolve(), module, rows, int(metadata["threads"]))
     except Exception as error:  # tvm raises several kinds for a malformed library
         raise ModelError(
             f"{source} is not a network compiled by Selector for this machine ({str(error).strip().splitlines()[-1]}); "
@@ -130,7 +158,7 @@ def open_library(path: str | os.PathLike[str]) -> tuple[Any, Any, dict[str, Any]
         ) from error
     if missing:
         raise ModelError(f"{source} is compiled for {metadata['target']}: this machine lacks {', '.join(missing)}")
-    return library, machine, metadata
+    return Library(module, metadata, weights)
 
 
 def virtual_machine(library: Any) -> Any:

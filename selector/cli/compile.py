@@ -36,6 +36,13 @@ LinkerCommand = Annotated[
         show_default="found by the target",
     ),
 ]
+LazyWeights = Annotated[
+    bool,
+    typer.Option(
+        "--lazy-weights/--no-lazy-weights",
+        help="Keep weights small in the library, and transform them when it is loaded.",
+    ),
+]
 
 
 @common.command
@@ -49,6 +56,7 @@ def compile_network(
     output: Output = None,
     verify: Verify = False,
     linker: LinkerCommand = None,
+    lazy_weights: LazyWeights = True,
     as_json: common.AsJson = False,
     debug: common.Debug = False,
 ) -> None:
@@ -70,7 +78,7 @@ def compile_network(
     with common.progress(f"compiling {model.name}", quiet=as_json) as update:
         modules = [selector.load(model, **given) for given in variants]
         start = time.perf_counter()
-        compiled = selector.compile(modules, target=resolved, policy=policy, threads=count)
+        compiled = selector.compile(modules, target=resolved, policy=policy, threads=count, lazy_weights=lazy_weights)
         seconds = time.perf_counter() - start
         if verify:
             update(description="verifying")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from selector import lowering, profiling, runtime
+from selector import lowering, mapped_weights, profiling, runtime
 from selector import policy as policies
 from selector.cross import Linker, find_linker
-from selector.graph import checks, op
+from selector.graph import checks, op, stored
 from selector.graph.frontends import last_line, load
 from selector.graph.legalize import Session, qnn_calls
 from selector.graph.pipeline import finished, legalized, quantized
@@ -32,6 +33,15 @@ from selector.workload import ConvWorkload, UnsupportedWorkload
 ModelLike = Any  # whatever selector.load takes
 
 
+@dataclass(frozen=True)
+class _Source:
+    """What a library without its weights is made of."""
+
+    module: tvm.IRModule  # calls of kernels alone
+    sessions: list[Session]
+    target: tvm.target.Target
+
+
 class CompiledModel(Network):
     """A compiled network, ready to run."""
 
@@ -42,11 +52,22 @@ class CompiledModel(Network):
         threads: int,
         variants: Sequence[Variant],
         target: TargetLike = "native",
+        *,
+        weights: Sequence[Any] = (),
+        source: _Source | None = None,
     ) -> None:
-        super().__init__(lambda: relax.VirtualMachine(executable, tvm.cpu()), threads, variants)
-        self.executable = executable  # relax.VirtualMachine(executable, tvm.cpu()) works
+        def start() -> relax.VirtualMachine:
+            machine = relax.VirtualMachine(executable, tvm.cpu())
+            mapped_weights.bind(machine.module, [variant.function for variant in variants], weights)
+            return machine
+
+        super().__init__(start, threads, variants)
+        # Of a network that was compiled here, relax.VirtualMachine(executable, tvm.cpu()) works; the functions of one
+        # that was loaded may take weights as further parameters.
+        self.executable = executable
         self.decisions = list(decisions)  # in graph order, those of the first variant first
         self.target = target  # what it was compiled for, and runs on
+        self._source = source  # of a library with lazy weights; None: the executable is the library
 
     def profile(self, *inputs: np.ndarray, rounds: int = 20) -> Profile:
         """Time of every layer and kernel, medians over ``rounds`` runs; ``inputs`` as for ``run``.
@@ -58,12 +79,11 @@ class CompiledModel(Network):
         index = self.variant_for(inputs)
         tensors = self._prepared(index)[1].filled(inputs)
         use_threads(self.threads)
-        watched = relax.VirtualMachine(self.executable, tvm.cpu())
         decisions = [decision for decision in self.decisions if decision.variant == index]
-        return profiling.profile(self.vm, watched, self.variants[index].function, tensors, decisions, rounds)
+        return profiling.profile(self.vm, self._start(), self.variants[index].function, tensors, decisions, rounds)
 
     def save(self, path: str | os.PathLike[str], linker: str | Linker | None = None) -> None:
-        """Write a shared library that ``load_compiled`` and TVM load; the file appears whole or not at all.
+        """Write a shared library that ``load_compiled`` and ``runtime.load`` load; it appears whole or not at all.
 
         ``linker`` makes it, e.g. ``"clang --target=aarch64-linux-gnu"``; None: the one that ``cross.find_linker`` finds
         for the target.
@@ -73,9 +93,21 @@ class CompiledModel(Network):
         target = Path(path)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
             partial = Path(folder) / f"partial{target.suffix or '.so'}"
+            executable, sources = self._linkable(Path(folder), link.triple)
             with without_scope_warnings():
-                self.executable.export_library(str(partial), fcompile=link)
+                executable.export_library(str(partial), fcompile=link, addons=sources)
             os.replace(partial, target)
+
+    def _linkable(self, folder: Path, triple: str) -> tuple[Any, list[str]]:
+        """The executable of the library, and what is linked with it, written into ``folder``."""
+        source = self._source
+        if source is None:
+            return self.executable, []
+        recipes = {key: recipe for session in source.sessions for key, recipe in session.recipes.items()}
+        light = stored.lifted(source.module, recipes)
+        mod = finished(light.module, source.sessions, source.target, light.weights)
+        executable = stored.linked(mod, self.executable.mod.imports, light.makers, source.target)
+        return executable, stored.section(light.arrays, folder, triple)
 
 
 def compile(  # noqa: A001 - the name users look for, always called as selector.compile
@@ -83,6 +115,8 @@ def compile(  # noqa: A001 - the name users look for, always called as selector.
     target: TargetLike = "native",
     policy: str | Policy | None = None,
     threads: int | None = None,
+    *,
+    lazy_weights: bool = True,
 ) -> CompiledModel:
     """Compile a model, or whatever ``load`` takes; ``policy`` chooses the lowering of every quantized convolution.
 
@@ -90,6 +124,8 @@ def compile(  # noqa: A001 - the name users look for, always called as selector.
     library, which holds weights once, packed as suits the first shapes; ``run`` goes by the shapes of its inputs.
 
     ``threads``: CPU threads that the network runs on; None: all cores.
+    ``lazy_weights``: a saved library holds weights as small as they are, and those that kernels want in a larger form
+    are made when it is loaded; False: it holds what kernels read, and is one that TVM runs without Selector.
     Raises ModelError, UnknownTarget, UnknownPolicy, and ValueError for a number of threads that is not positive.
     """
     modules = _modules(model)
@@ -107,7 +143,8 @@ def compile(  # noqa: A001 - the name users look for, always called as selector.
     except tvm.error.InternalError as error:  # a check of TVM's own, on a network that it imported
         raise ModelError(f"tvm cannot compile the network: {last_line(error)}") from error
     variants = [Variant(function_name(session.variant), tuple(session.inputs)) for session in sessions]
-    return CompiledModel(executable, _decisions(sessions), sessions[0].threads, variants, resolved)
+    source = _Source(module, sessions, resolved) if lazy_weights else None
+    return CompiledModel(executable, _decisions(sessions), sessions[0].threads, variants, resolved, source=source)
 
 
 def explain(
@@ -160,9 +197,9 @@ def load_compiled(path: str | os.PathLike[str]) -> CompiledModel:
 
     Raises FileNotFoundError, and ModelError for a file that is no compiled network.
     """
-    library, _, metadata = runtime.open_library(path)
-    decisions = [Decision.from_dict(item) for item in metadata["decisions"]]
-    return CompiledModel(library, decisions, int(metadata["threads"]), runtime.variants_of(metadata))
+    library = runtime.open_library(path)
+    decisions = [Decision.from_dict(item) for item in library.metadata["decisions"]]
+    return CompiledModel(library.module, decisions, library.threads, library.variants, weights=library.weights)
 
 
 def _modules(model: ModelLike | Sequence[ModelLike]) -> list[tvm.IRModule]:

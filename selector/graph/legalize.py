@@ -21,6 +21,8 @@ from selector.graph.fuse import Layer
 from selector.graph.ir import Expr, op_name, static_shape
 from selector.graph.ops import BY_NAME
 from selector.graph.ops.parts import shaped
+from selector.graph.stored import digest
+from selector.lowering.kernel import Recipe
 from selector.policy import Decision, Policy
 from selector.policy.base import only_choice
 from selector.target import TargetProfile, profile
@@ -43,12 +45,14 @@ class Session:
     )
     decisions: list[Decision] = field(default_factory=list)  # in graph order
     inputs: list[TensorSpec] = field(default_factory=list)  # of the network, in order
+    recipes: dict[bytes, Recipe] = field(default_factory=dict)  # by ``stored.digest`` of the weights they make
     _by_layer: dict[str, int] = field(default_factory=dict)  # layer name -> index in decisions
 
     def reset(self) -> None:
         """Forget every decision, as at the start of a compilation."""
         self.decisions.clear()
         self.inputs.clear()
+        self.recipes.clear()
         self._by_layer.clear()
 
     def plan(self, mod: tvm.IRModule, layers: Sequence[Layer]) -> None:
@@ -79,10 +83,13 @@ class Session:
         try:
             first = self._in_first(layer)
             like = first.workload if first is not None and first.lowering == decision.lowering else None
-            return lowering.build(workload, constants, self.target, decision.lowering, like)
+            kernel = lowering.build(workload, constants, self.target, decision.lowering, like)
         except UnsupportedWorkload as error:
             self.decisions[index] = replace(_left(layer, str(error), workload), variant=self.variant)
             raise
+        if kernel.recipe is not None:
+            self.recipes[digest(kernel.constants[0])] = kernel.recipe
+        return kernel
 
     def _ask(self, workloads: list[ConvWorkload]) -> list[Decision]:
         """One decision for each workload; the policy is asked about those that leave a choice."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tvm_ffi
 
+from selector.ffi import tvm_ffi
 from selector.threads import use_threads
 
 SYMBOL = "selector_weights"  # where the weights begin in a library

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tvm_ffi
-from tvm_ffi.libinfo import load_lib_ctypes
 
 from selector import cpuinfo, mapped_weights
+from selector.ffi import tvm_ffi
 from selector.quiet import without_scope_warnings
 from selector.tensors import Inputs, TensorSpec, to_numpy
 from selector.threads import start_pool, use_threads
@@ -189,7 +188,7 @@ def load_runtime() -> None:
     if package is not None and package.origin is not None:
         folders.append(Path(package.origin).parent / "lib")
     try:
-        load_lib_ctypes("tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=folders)
+        tvm_ffi.libinfo.load_lib_ctypes("tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=folders)
     except RuntimeError:
         raise ImportError(
             "TVM's runtime is not installed: install the package 'apache-tvm', or name the folder of its "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-import tvm_ffi
+from selector.ffi import tvm_ffi
 
 _pool_threads = 0  # what the pool was last told; 0: nothing yet
 

@@ -13,22 +13,24 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from selector import lowering, mapped_weights, profiling, runtime
+from selector import mapped_weights, profiling, runtime
 from selector import policy as policies
 from selector.cross import Linker, find_linker
-from selector.graph import checks, op, stored
+from selector.graph import checks, stored
 from selector.graph.frontends import last_line, load
-from selector.graph.legalize import Session, qnn_calls
+from selector.graph.legalize import Session
 from selector.graph.pipeline import finished, legalized, quantized
 from selector.graph.variants import check, function_name, inputs_of, merged
+from selector.lowering.plan import library_bytes
 from selector.policy import Decision, Policy
+from selector.policy.budget import SizeError
 from selector.profiling import Profile
 from selector.quiet import without_scope_warnings
 from selector.runtime import ModelError, Network, Variant
-from selector.target import TargetLike, resolve
+from selector.target import TargetLike, TargetProfile, resolve
 from selector.target import profile as target_profile
 from selector.threads import host_cores, start_pool, use_threads
-from selector.workload import ConvWorkload, UnsupportedWorkload
+from selector.workload import ConvWorkload
 
 ModelLike = Any  # whatever selector.load takes
 
@@ -55,6 +57,7 @@ class CompiledModel(Network):
         *,
         weights: Sequence[Any] = (),
         source: _Source | None = None,
+        max_bytes: int | None = None,
     ) -> None:
         def start() -> relax.VirtualMachine:
             machine = relax.VirtualMachine(executable, tvm.cpu())
@@ -67,6 +70,7 @@ class CompiledModel(Network):
         self.executable = executable
         self.decisions = list(decisions)  # in graph order, those of the first variant first
         self.target = target  # what it was compiled for, and runs on
+        self._max_bytes = max_bytes  # of a library; None: any number
         self._source = source  # of a library with lazy weights; None: the executable is the library
 
     def profile(self, *inputs: np.ndarray, rounds: int = 20) -> Profile:
@@ -87,7 +91,8 @@ class CompiledModel(Network):
 
         ``linker`` makes it, e.g. ``"clang --target=aarch64-linux-gnu"``; None: the one that ``cross.find_linker`` finds
         for the target.
-        Raises OSError if the file cannot be written, LinkerNotFound, and LinkFailed if it cannot be linked.
+        Raises OSError if the file cannot be written, LinkerNotFound, LinkFailed if it cannot be linked, and SizeError
+        if it is larger than it may be, as code may turn out larger than it was taken to be.
         """
         link = linker if isinstance(linker, Linker) else find_linker(self.target, linker)
         target = Path(path)
@@ -96,6 +101,9 @@ class CompiledModel(Network):
             executable, sources = self._linkable(Path(folder), link.triple)
             with without_scope_warnings():
                 executable.export_library(str(partial), fcompile=link, addons=sources)
+            size = partial.stat().st_size
+            if self._max_bytes is not None and size > self._max_bytes:
+                raise SizeError(f"the library is {size / 1e6:.2f} MB, more than {self._max_bytes / 1e6:.2f} MB")
             os.replace(partial, target)
 
     def _linkable(self, folder: Path, triple: str) -> tuple[Any, list[str]]:
@@ -117,6 +125,7 @@ def compile(  # noqa: A001 - the name users look for, always called as selector.
     threads: int | None = None,
     *,
     lazy_weights: bool = True,
+    max_bytes: int | None = None,
 ) -> CompiledModel:
     """Compile a model, or whatever ``load`` takes; ``policy`` chooses the lowering of every quantized convolution.
 
@@ -126,11 +135,14 @@ def compile(  # noqa: A001 - the name users look for, always called as selector.
     ``threads``: CPU threads that the network runs on; None: all cores.
     ``lazy_weights``: a saved library holds weights as small as they are, and those that kernels want in a larger form
     are made when it is loaded; False: it holds what kernels read, and is one that TVM runs without Selector.
-    Raises ModelError, UnknownTarget, UnknownPolicy, and ValueError for a number of threads that is not positive.
+    ``max_bytes``: of the library; lowerings that gain little time for many bytes are given up for it.
+    Raises ModelError, UnknownTarget, UnknownPolicy, SizeError if it cannot be as small as that, and ValueError for a
+    number of threads that is not positive.
     """
     modules = _modules(model)
     resolved = resolve(target)
-    sessions = _sessions(len(modules), _session(resolved, policy, threads))
+    first = _session(resolved, policy, threads, lazy_weights=lazy_weights, max_bytes=max_bytes)
+    sessions = _sessions(len(modules), first)
     start_pool()
 
     @tvm.transform.module_pass(opt_level=0, name="selector.finished")
@@ -144,7 +156,8 @@ def compile(  # noqa: A001 - the name users look for, always called as selector.
         raise ModelError(f"tvm cannot compile the network: {last_line(error)}") from error
     variants = [Variant(function_name(session.variant), tuple(session.inputs)) for session in sessions]
     source = _Source(module, sessions, resolved) if lazy_weights else None
-    return CompiledModel(executable, _decisions(sessions), sessions[0].threads, variants, resolved, source=source)
+    decisions = _decisions(sessions)
+    return CompiledModel(executable, decisions, first.threads, variants, resolved, source=source, max_bytes=max_bytes)
 
 
 def explain(
@@ -152,38 +165,44 @@ def explain(
     target: TargetLike = "native",
     policy: str | Policy | None = None,
     threads: int | None = None,
+    *,
+    lazy_weights: bool = True,
+    max_bytes: int | None = None,
 ) -> list[Decision]:
     """The decisions that ``compile`` would make, in graph order, without building anything.
 
     A layer that a lowering refuses at build time is the one difference.  Raises what ``compile`` raises.
     """
     modules = _modules(model)
-    sessions = _sessions(len(modules), _session(resolve(target), policy, threads))
+    first = _session(resolve(target), policy, threads, lazy_weights=lazy_weights, max_bytes=max_bytes)
+    sessions = _sessions(len(modules), first)
     for module, session in zip(modules, sessions, strict=True):
         quantized(module, session)
     return _decisions(sessions)
 
 
 def stored_bytes(
-    model: ModelLike, target: TargetLike = "native", threads: int | None = None
+    model: ModelLike, target: TargetLike = "native", threads: int | None = None, *, lazy_weights: bool = True
 ) -> dict[str, dict[str, int]]:
-    """Bytes that each layer's packed weights and other constants take under each lowering: layer -> lowering -> bytes.
+    """Bytes that each layer's weights take in a library under each lowering: layer -> lowering -> bytes.
 
-    Packs them to know; layers that stay as TVM has them, or that a lowering refuses, are left out.  Raises what
-    ``compile`` raises.
+    Layers that stay as TVM has them are left out, and lowerings that a layer does not take.  Raises what ``compile``
+    raises.
     """
-    session = _session(resolve(target), "rule", threads)
-    sizes: dict[str, dict[str, int]] = {}
-    for call in qnn_calls(quantized(load(model), session)):
-        try:
-            workload, constants = op.describe(call, session.threads)
-            kernels = {name: lowering.build(workload, constants, session.target, name) for name in lowering.LOWERINGS}
-        except UnsupportedWorkload:
-            continue
-        sizes[str(call.attrs["layer"])] = {
-            name: sum(array.nbytes for array in kernel.constants) for name, kernel in kernels.items()
-        }
-    return sizes
+    resolved = resolve(target)
+    decisions = explain(model, resolved, "rule", threads)
+    return layer_bytes(decisions, target_profile(resolved), lazy_weights=lazy_weights)
+
+
+def layer_bytes(
+    decisions: Sequence[Decision], target: TargetProfile, *, lazy_weights: bool = True
+) -> dict[str, dict[str, int]]:
+    """As ``stored_bytes``, of the layers that were decided for; those of the first variant count for all."""
+    return {
+        item.layer: library_bytes(item.workload, target, lazy_weights=lazy_weights)
+        for item in decisions
+        if item.workload is not None and item.lowering != "tvm" and item.variant == 0
+    }
 
 
 def extract_workloads(model: ModelLike, threads: int | None = None) -> list[ConvWorkload]:
@@ -211,10 +230,19 @@ def _modules(model: ModelLike | Sequence[ModelLike]) -> list[tvm.IRModule]:
     return modules
 
 
-def _session(target: tvm.target.Target, policy: str | Policy | None, threads: int | None) -> Session:
+def _session(
+    target: tvm.target.Target,
+    policy: str | Policy | None,
+    threads: int | None,
+    *,
+    lazy_weights: bool,
+    max_bytes: int | None,
+) -> Session:
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
-    return Session(policies.resolve(policy), target_profile(target), threads or host_cores())
+    profile = target_profile(target)
+    cores = threads or host_cores()
+    return Session(policies.resolve(policy), profile, cores, lazy_weights=lazy_weights, max_bytes=max_bytes)
 
 
 def _sessions(variants: int, first: Session) -> list[Session]:

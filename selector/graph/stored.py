@@ -8,7 +8,7 @@ the library is loaded: see ``selector.mapped_weights``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,11 @@ def lifted(mod: tvm.IRModule, recipes: Mapping[bytes, Recipe]) -> Lifted:
     found: dict[bytes, Expr] = {}
     for func in mod.functions.values():
         if isinstance(func, relax.Function):
-            found |= {digest(constant.value.numpy()): constant for constant in _large_constants(func)}
+            found |= {
+                digest(constant.value.numpy()): constant
+                for constant in constants_of(func)
+                if nbytes(constant) >= _LEAST
+            }
     keys = sorted(found, key=lambda key: key in recipes)  # pages that nobody needs once loaded lie together
     functions = {
         gvar: _parametrized(func, {key: found[key] for key in keys}) if isinstance(func, relax.Function) else func
@@ -121,16 +125,17 @@ def section(arrays: Sequence[np.ndarray], folder: Path, triple: str) -> list[str
     return [str(source)]
 
 
-def _large_constants(func: relax.Function) -> Iterator[Expr]:
-    """Those that are worth a parameter, in the order in which they are read."""
+def constants_of(func: relax.Function) -> list[Expr]:
+    """The constants of a function, in the order in which they are read."""
     found: list[Expr] = []
     relax.analysis.post_order_visit(func, lambda e: found.append(e) if isinstance(e, tvm.ir.GenericConst) else None)
-    return filter(_is_large, found)
+    return found
 
 
-def _is_large(constant: Expr) -> bool:
+def nbytes(constant: Expr) -> int:
+    """Bytes of a constant."""
     value: Any = constant.value
-    return int(np.prod(value.shape)) * np.dtype(str(value.dtype)).itemsize >= _LEAST
+    return int(np.prod(value.shape)) * np.dtype(str(value.dtype)).itemsize
 
 
 def _parametrized(func: relax.Function, constants: Mapping[bytes, Expr]) -> relax.Function:
@@ -160,4 +165,4 @@ class _Parametrizer(PyExprMutator):
 
     def visit_generic_const_(self, constant: Expr) -> Expr:
         """The parameter that brings the constant's value."""
-        return self.params[digest(constant.value.numpy())] if _is_large(constant) else constant
+        return self.params[digest(constant.value.numpy())] if nbytes(constant) >= _LEAST else constant

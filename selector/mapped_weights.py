@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import mmap
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ from selector.threads import use_threads
 
 SYMBOL = "selector_weights"  # where the weights begin in a library
 ALIGNMENT = 64  # bytes, of every weight: what TVM's kernels expect
-PAGE = 4096  # bytes; where pages are larger, the system is asked for fewer of them or refuses
 _DONT_NEED = 4  # Linux's madvise: the pages are read from the file again when they are needed
 
 
@@ -107,6 +107,6 @@ def _aligned(sizes: Sequence[int]) -> list[np.ndarray]:
 
 def _forget(start: int, size: int) -> None:
     """Let the system take back the whole pages of the file in these bytes, which nobody needs any more."""
-    first, last = -(-start // PAGE) * PAGE, (start + size) // PAGE * PAGE
+    first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, (start + size) // mmap.PAGESIZE * mmap.PAGESIZE
     if sys.platform == "linux" and last > first:
         ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _DONT_NEED)

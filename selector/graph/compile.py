@@ -235,8 +235,8 @@ def _session(
     policy: str | Policy | None,
     threads: int | None,
     *,
-    lazy_weights: bool,
-    max_bytes: int | None,
+    lazy_weights: bool = True,
+    max_bytes: int | None = None,
 ) -> Session:
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
@@ -247,7 +247,8 @@ def _session(
 
 def _sessions(variants: int, first: Session) -> list[Session]:
     """One for each variant; all but the first know the first."""
-    return [first, *(Session(first.policy, first.target, first.threads, i, first) for i in range(1, variants))]
+    first.variants = variants
+    return [first, *(Session(first.policy, first.target, first.threads, i, first=first) for i in range(1, variants))]
 
 
 def _decisions(sessions: Sequence[Session]) -> list[Decision]:

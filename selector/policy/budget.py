@@ -60,7 +60,9 @@ def fit(
     for swap in taken:
         was = decisions[swap.index]
         reason = f"saves {swap.saved / 1e3:.0f} kB of {was.lowering} (by {was.source}) for {swap.lost * 1e6:.1f} us"
-        changed[swap.index] = replace(was, lowering=swap.lowering, source=SOURCE, reason=reason)
+        changed[swap.index] = replace(
+            was, lowering=swap.lowering, source=SOURCE, reason=reason, trust=None, fallback=""
+        )
     return changed
 
 

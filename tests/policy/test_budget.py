@@ -41,10 +41,10 @@ def test_what_fits_is_left_alone() -> None:
 
 def test_what_gains_least_for_most_is_given_up_first() -> None:
     given = decisions()
-    given[2] = replace(given[2], log2_ratio=-0.001)  # int16 is hardly faster
+    given[2] = replace(given[2], log2_ratio=-0.001, trust=1.0)  # int16 is hardly faster
     found = fit(given, TARGET, total(given) - 1, 0, lazy_weights=False)
     assert [one.lowering for one in found] == ["int16", "int16", "int8", "int16", "tvm"]
-    assert found[2].source == SOURCE
+    assert (found[2].source, found[2].trust) == (SOURCE, None)
     assert found[2].reason.startswith("saves ")
     assert "by mine" in found[2].reason
     assert (found[2].layer, found[2].workload) == (given[2].layer, given[2].workload)

@@ -6,19 +6,18 @@ A process that only runs networks imports this module; it starts in a third of a
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tvm_ffi
-from tvm_ffi.libinfo import load_lib_ctypes
 
-from selector import cpuinfo, elf
+from selector import cpuinfo, elf, mapped_weights
+from selector.ffi import tvm_ffi
 from selector.network import Network, Variant
 from selector.quiet import without_scope_warnings
 from selector.tensors import TensorSpec
@@ -40,28 +39,55 @@ def load(path: str | os.PathLike[str], concurrency: int | None = None) -> Networ
     Raises FileNotFoundError, ValueError for a concurrency below 1, and ModelError for a file that is no compiled
     network of this machine's architecture, or one that uses instructions which this machine lacks.
     """
-    library, first, metadata = open_library(path)
-    machines = itertools.chain([first], iter(lambda: virtual_machine(library), None))
-    return Network(machines.__next__, int(metadata["threads"]), variants_of(metadata), concurrency)
+    library = open_library(path)
+    return Network(library.start, library.threads, library.variants, concurrency)
 
 
-def open_library(path: str | os.PathLike[str]) -> tuple[Any, Any, dict[str, Any]]:
-    """(library, virtual machine on it, what the compiler wrote into it).  Raises as ``load`` does."""
+@dataclass(frozen=True)
+class Library:
+    """A loaded library."""
+
+    module: Any
+    metadata: dict[str, Any]  # what the compiler wrote into it
+    weights: list[Any]  # tensors that its functions take, shared by all virtual machines
+
+    @property
+    def threads(self) -> int:
+        """CPU threads that the network runs on."""
+        return int(self.metadata["threads"])
+
+    @property
+    def variants(self) -> list[Variant]:
+        """The network in each of its shapes."""
+        return variants_of(self.metadata)
+
+    def start(self) -> Any:
+        """A virtual machine whose functions take inputs alone."""
+        machine = virtual_machine(self.module)
+        mapped_weights.bind(machine, [variant.function for variant in self.variants], self.weights)
+        return machine
+
+
+def open_library(path: str | os.PathLike[str]) -> Library:
+    """Load a library and its weights.  Raises as ``load`` does."""
     source = Path(path)
     if not source.is_file():
         raise FileNotFoundError(f"no such file: {source}")
     start_pool()
     load_runtime()
+    weights = []
     try:
         damage = elf.problem(source)
         if damage:
             raise ValueError(damage)
         # an absolute path, because the loader looks a bare name up in the system's folders
         with without_scope_warnings():
-            library = tvm_ffi.load_module(str(source.resolve()))
-            machine = virtual_machine(library)
-            metadata = _read_metadata(np.from_dlpack(machine[METADATA]()).tobytes())
+            module = tvm_ffi.load_module(str(source.resolve()))
+            metadata = _read_metadata(np.from_dlpack(virtual_machine(module)[METADATA]()).tobytes())
             missing = cpuinfo.lacking(metadata["instructions"])
+            if not missing:
+                rows = mapped_weights.from_metadata(metadata.get("weights", []))
+                weights = mapped_weights.load(source.resolve(), module, rows, int(metadata["threads"]))
     except Exception as error:  # tvm raises several kinds for a malformed library
         raise ModelError(
             f"{source} is not a network compiled by Selector for this machine ({_last_line(error)}); "
@@ -69,7 +95,7 @@ def open_library(path: str | os.PathLike[str]) -> tuple[Any, Any, dict[str, Any]
         ) from error
     if missing:
         raise ModelError(f"{source} is compiled for {metadata['target']}: this machine lacks {', '.join(missing)}")
-    return library, machine, metadata
+    return Library(module, metadata, weights)
 
 
 def virtual_machine(library: Any) -> Any:
@@ -124,7 +150,7 @@ def load_runtime() -> None:
     if package is not None and package.origin is not None:
         folders.append(Path(package.origin).parent / "lib")
     try:
-        load_lib_ctypes("tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=folders)
+        tvm_ffi.libinfo.load_lib_ctypes("tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=folders)
     except RuntimeError:
         raise ImportError(
             "TVM's runtime is not installed: install the package 'apache-tvm', or name the folder of its "

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import tvm_ffi
+
+from selector.ffi import tvm_ffi
 
 _ALIGNMENT = 64  # bytes; what TVM's kernels expect of every tensor
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import tvm_ffi
+from selector.ffi import tvm_ffi
 
 Result = TypeVar("Result")
 

@@ -1,5 +1,6 @@
 """Running compiled networks without TVM's compiler."""
 
+import os
 import subprocess
 import sys
 
@@ -38,6 +39,15 @@ def test_a_process_without_the_compiler(library, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False 1 ['x']"
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), compiled.run(data)[0])
+
+
+def test_loading_never_imports_torch(library, tmp_path):
+    (tmp_path / "torch.py").write_text("print('torch is imported')")
+    script = "import sys; from selector import runtime; runtime.load(sys.argv[1]); print('loaded'); import torch"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-c", script, str(library[0])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["loaded", "torch", "is", "imported"]
 
 
 def test_beside_the_compiler(library):

@@ -1,4 +1,4 @@
-// Runs a network that `selector compile net.onnx -o net.so` wrote, without Python.
+// Runs a network that `selector compile net.onnx --no-lazy-weights -o net.so` wrote, without Python.
 //
 // usage: run_network net.so x.bin y.bin
 //
@@ -56,6 +56,8 @@ void run(const char* library, const char* input, const char* output) {
   const ffi::json::Object metadata =
       ffi::json::Parse(text_of(machine->GetFunction("selector_metadata").value()().cast<ffi::Tensor>()))
           .cast<ffi::json::Object>();
+  if (!metadata["weights"].cast<ffi::json::Array>().empty())
+    throw std::runtime_error("its weights are to be made first: compile it with --no-lazy-weights");
   // read once, when the first kernel runs; half of the cores is TVM's own default
   setenv("TVM_NUM_THREADS", std::to_string(metadata["threads"].cast<int64_t>()).c_str(), /*overwrite=*/0);
 

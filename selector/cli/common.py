@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,6 +53,20 @@ Batch = Annotated[
         show_default="file's",
     ),
 ]
+LazyWeights = Annotated[
+    bool,
+    typer.Option(
+        "--lazy-weights/--no-lazy-weights",
+        help="Keep weights small in the library, and transform them when it is loaded.",
+    ),
+]
+MaxSize = Annotated[
+    str | None,
+    typer.Option(
+        help="Bytes of the library, e.g. 20MB: lowerings that gain little time for many bytes are given up for it.",
+        show_default="any",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -67,6 +82,7 @@ BAD_INPUT_TYPES = (
     "selector.learn.errors.RecipeError",
     "selector.learn.errors.UnknownModel",
     "selector.peers.PeerUnavailable",
+    "selector.policy.budget.SizeError",
     "selector.policy.registry.UnknownPolicy",
     "selector.policy.release.ReleaseError",
     "selector.profiles.ProfileError",
@@ -202,6 +218,17 @@ def _parse_shapes(texts: list[str] | None) -> dict[str, list[tuple[int, ...]]]:
             raise BadInput(f"--shape is an input and its sizes, e.g. images=1x3x640x640, not '{text}'")
         found.setdefault(name, []).append(tuple(map(int, sizes)))
     return found
+
+
+def parse_size(text: str | None) -> int | None:
+    """Bytes of a size like 20MB, 512 KiB or 4000000; None stays None.  Raises BadInput."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmg])(i?)b|b)?\s*", text.lower())
+    if match is None or not float(match[1]):
+        raise BadInput(f"--max-size is a number of bytes, e.g. 20MB or 512KiB, not '{text}'")
+    number, prefix, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** (" kmg".index(prefix) if prefix else 0))
 
 
 def resolve_target(target: str) -> str:

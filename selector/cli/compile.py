@@ -49,6 +49,8 @@ def compile_network(
     output: Output = None,
     verify: Verify = False,
     linker: LinkerCommand = None,
+    lazy_weights: common.LazyWeights = True,
+    max_size: common.MaxSize = None,
     as_json: common.AsJson = False,
     debug: common.Debug = False,
 ) -> None:
@@ -58,11 +60,13 @@ def compile_network(
         require_writable(output)
     import selector
     from selector.cross import LinkFailed, find_linker
+    from selector.graph.compile import layer_bytes
     from selector.report import tables
     from selector.target import profile, why_not_here
 
     count, variants = common.set_threads(threads), common.parse_variants(shape, batch)
     resolved, policy = common.resolve_target(target), common.resolve_policy(policy)
+    most = common.parse_size(max_size)
     link = find_linker(resolved, linker) if output else None
     if verify:
         _require_verifiable(resolved)
@@ -70,7 +74,7 @@ def compile_network(
     with common.progress(f"compiling {model.name}", quiet=as_json) as update:
         modules = [selector.load(model, **given) for given in variants]
         start = time.perf_counter()
-        compiled = selector.compile(modules, target=resolved, policy=policy, threads=count)
+        compiled = selector.compile(modules, resolved, policy, count, lazy_weights=lazy_weights, max_bytes=most)
         seconds = time.perf_counter() - start
         if verify:
             update(description="verifying")
@@ -86,6 +90,7 @@ def compile_network(
             compiled.save(saved, link)
         except LinkFailed as error:
             raise common.WorkFailed(str(error)) from None
+    stored = layer_bytes(compiled.decisions, profile(resolved), lazy_weights=lazy_weights)
     summary: dict[str, Any] = {
         "model": str(model),
         "target": target,
@@ -97,7 +102,10 @@ def compile_network(
         "sources": dict(Counter(decision.source for decision in compiled.decisions)),
         "compile_seconds": seconds,
         "output": str(saved) if saved else None,
+        "model_bytes": model.stat().st_size,
         "library_bytes": saved.stat().st_size if saved else None,
+        "weights_bytes": tables.total_bytes(stored, [d for d in compiled.decisions if d.variant == 0])["chosen"],
+        "largest_layers": tables.largest_layers(stored, compiled.decisions),
         "verification": [row.to_dict() | {"variant": i} for i, rows in enumerate(differences) for row in rows]
         if verify
         else None,
@@ -167,6 +175,11 @@ def _print(summary: dict[str, Any], compiled: selector.CompiledModel, difference
         out.print(tables.describe_deciders(summary["deciders"]))
     for variant, rows in zip(compiled.variants, differences, strict=False):
         out.print(tables.differences_table(rows, str(variant) if several else ""))
+    largest = [f"{row['layer']} {tables.format_bytes(row['bytes'])}" for row in summary["largest_layers"]]
+    out.print(
+        f"weights in the library: {tables.format_bytes(summary['weights_bytes'])}, of a model of "
+        f"{tables.format_bytes(summary['model_bytes'])}" + (f"; most in {', '.join(largest)}" if largest else "")
+    )
     if summary["output"]:
         out.print(f"wrote {summary['output']}, {tables.format_bytes(summary['library_bytes'])}")
     else:

@@ -24,9 +24,10 @@ def explain(
     threads: common.Threads = None,
     shape: common.Shape = None,
     batch: common.Batch = None,
+    lazy_weights: common.LazyWeights = True,
+    max_size: common.MaxSize = None,
     sizes: Annotated[
-        bool,
-        typer.Option("--bytes/--no-bytes", help="Show the bytes of weights under each lowering, which packs them."),
+        bool, typer.Option("--bytes/--no-bytes", help="Show the bytes of weights under each lowering.")
     ] = True,
     as_json: common.AsJson = False,
     debug: common.Debug = False,
@@ -34,16 +35,18 @@ def explain(
     """Show the lowering of every convolution and the reason for it."""
     common.existing_file(model, "the network")
     import selector
+    from selector.graph.compile import layer_bytes
     from selector.graph.variants import inputs_of
     from selector.report import tables
+    from selector.target import profile
 
     count, variants = common.set_threads(threads), common.parse_variants(shape, batch)
     resolved, policy = common.resolve_target(target), common.resolve_policy(policy)
+    most = common.parse_size(max_size)
     with common.progress(f"reading {model.name}", quiet=as_json):
         modules = [selector.load(model, **given) for given in variants]
-        decisions = selector.explain(modules, target=resolved, policy=policy, threads=count)
-        # of the first shapes, as which the others pack them
-        stored = selector.stored_bytes(modules[0], target=resolved, threads=count) if sizes else {}
+        decisions = selector.explain(modules, resolved, policy, count, lazy_weights=lazy_weights, max_bytes=most)
+        stored = layer_bytes(decisions, profile(resolved), lazy_weights=lazy_weights) if sizes else {}
     made = [[item for item in decisions if item.variant == index] for index in range(len(modules))]
     if tables.lowering_counts(decisions).keys() - {"tvm"}:
         common.warn_of_float(tables.float_share(decisions))
@@ -89,4 +92,4 @@ def _print(decisions: list[Decision], stored: Stored) -> None:
         out.print(tables.describe_deciders(deciders))
     if stored:
         total = {name: tables.format_bytes(size) for name, size in tables.total_bytes(stored, decisions).items()}
-        out.print("weights, packed: " + ", ".join(f"{size} {_HOW[name]}" for name, size in total.items()))
+        out.print("weights in the library: " + ", ".join(f"{size} {_HOW[name]}" for name, size in total.items()))

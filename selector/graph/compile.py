@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +13,36 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from selector import elf, lowering, profiling, runtime
+from selector import elf, mapped_weights, profiling, runtime
 from selector import policy as policies
 from selector.cross import Linker, find_linker
-from selector.graph import checks, qnn
+from selector.graph import checks, stored
 from selector.graph.frontends import last_line, load
-from selector.graph.legalize import Session, qnn_calls
+from selector.graph.legalize import Session
 from selector.graph.pipeline import finished, legalized, quantized
 from selector.graph.variants import check, function_name, inputs_of, merged
+from selector.lowering.plan import library_bytes
 from selector.network import Network, Variant
 from selector.policy import Decision, Policy
+from selector.policy.budget import SizeError
 from selector.profiling import Profile
 from selector.quiet import without_scope_warnings
 from selector.runtime import ModelError
-from selector.target import TargetLike, resolve
+from selector.target import TargetLike, TargetProfile, resolve
 from selector.target import profile as target_profile
 from selector.threads import host_cores, start_pool, with_threads
-from selector.workload import ConvWorkload, UnsupportedWorkload
+from selector.workload import ConvWorkload
 
 ModelLike = Any  # whatever selector.load takes
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a library without its weights is made of."""
+
+    module: tvm.IRModule  # calls of kernels alone
+    sessions: list[Session]
+    target: tvm.target.Target
 
 
 class CompiledModel(Network):
@@ -44,11 +56,24 @@ class CompiledModel(Network):
         variants: Sequence[Variant],
         target: TargetLike = "native",
         concurrency: int | None = None,
+        *,
+        weights: Sequence[Any] = (),
+        source: _Source | None = None,
+        max_bytes: int | None = None,
     ) -> None:
-        super().__init__(lambda: relax.VirtualMachine(executable, tvm.cpu()), threads, variants, concurrency)
-        self.executable = executable  # relax.VirtualMachine(executable, tvm.cpu()) works
+        def start() -> relax.VirtualMachine:
+            machine = relax.VirtualMachine(executable, tvm.cpu())
+            mapped_weights.bind(machine.module, [variant.function for variant in variants], weights)
+            return machine
+
+        super().__init__(start, threads, variants, concurrency)
+        # Of a network that was compiled here, relax.VirtualMachine(executable, tvm.cpu()) works; the functions of one
+        # that was loaded may take weights as further parameters.
+        self.executable = executable
         self.decisions = list(decisions)  # in graph order, those of the first variant first
         self.target = target  # what it was compiled for, and runs on
+        self._max_bytes = max_bytes  # of a library; None: any number
+        self._source = source  # of a library with lazy weights; None: the executable is the library
 
     def profile(self, *inputs: np.ndarray, rounds: int = 20) -> Profile:
         """Time of every layer and kernel, medians over ``rounds`` runs; ``inputs`` as for ``run``.
@@ -59,27 +84,43 @@ class CompiledModel(Network):
             raise ValueError(f"rounds must be at least 1, got {rounds}")
         index = self.variant_for(inputs)
         decisions = [decision for decision in self.decisions if decision.variant == index]
-        watched = relax.VirtualMachine(self.executable, tvm.cpu())
+        watched = self._start()
         name = self.variants[index].function
         with self._machines.borrow() as machine:
             tensors = machine.prepared(index)[1].filled(inputs)
             return with_threads(self.threads, profiling.profile, machine.vm, watched, name, tensors, decisions, rounds)
 
     def save(self, path: str | os.PathLike[str], linker: str | Linker | None = None) -> None:
-        """Write a shared library that ``load_compiled`` and TVM load; the file appears whole or not at all.
+        """Write a shared library that ``load_compiled`` and ``runtime.load`` load; it appears whole or not at all.
 
         ``linker`` makes it, e.g. ``"clang --target=aarch64-linux-gnu"``; None: the one that ``cross.find_linker`` finds
         for the target.
-        Raises OSError if the file cannot be written, LinkerNotFound, and LinkFailed if it cannot be linked.
+        Raises OSError if the file cannot be written, LinkerNotFound, LinkFailed if it cannot be linked, and SizeError
+        if it is larger than it may be, as code may turn out larger than it was taken to be.
         """
         link = linker if isinstance(linker, Linker) else find_linker(self.target, linker)
         target = Path(path)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
             partial = Path(folder) / f"partial{target.suffix or '.so'}"
+            executable, sources = self._linkable(Path(folder), link.triple)
             with without_scope_warnings():
-                self.executable.export_library(str(partial), fcompile=link)
+                executable.export_library(str(partial), fcompile=link, addons=sources)
             elf.seal(partial)
+            size = partial.stat().st_size
+            if self._max_bytes is not None and size > self._max_bytes:
+                raise SizeError(f"the library is {size / 1e6:.2f} MB, more than {self._max_bytes / 1e6:.2f} MB")
             os.replace(partial, target)
+
+    def _linkable(self, folder: Path, triple: str) -> tuple[Any, list[str]]:
+        """The executable of the library, and what is linked with it, written into ``folder``."""
+        source = self._source
+        if source is None:
+            return self.executable, []
+        recipes = {key: recipe for session in source.sessions for key, recipe in session.recipes.items()}
+        light = stored.lifted(source.module, recipes)
+        mod = finished(light.module, source.sessions, source.target, light.weights)
+        executable = stored.linked(mod, self.executable.mod.imports, light.makers, source.target)
+        return executable, stored.section(light.arrays, folder, triple)
 
 
 def compile(  # noqa: A001 - the name users look for, always called as selector.compile
@@ -88,6 +129,9 @@ def compile(  # noqa: A001 - the name users look for, always called as selector.
     policy: str | Policy | None = None,
     threads: int | None = None,
     concurrency: int | None = None,
+    *,
+    lazy_weights: bool = True,
+    max_bytes: int | None = None,
 ) -> CompiledModel:
     """Compile a model, or whatever ``load`` takes; ``policy`` chooses the lowering of every quantized convolution.
 
@@ -96,11 +140,16 @@ def compile(  # noqa: A001 - the name users look for, always called as selector.
 
     ``threads``: CPU threads that the network runs on; None: all cores.  ``concurrency``: calls of ``run`` at once, from
     as many threads of the program; None: a CPU each.
-    Raises ModelError, UnknownTarget, UnknownPolicy, and ValueError for a number that is not positive.
+    ``lazy_weights``: a saved library holds weights as small as they are, and those that kernels want in a larger form
+    are made when it is loaded; False: it holds what kernels read, and is one that TVM runs without Selector.
+    ``max_bytes``: of the library; lowerings that gain little time for many bytes are given up for it.
+    Raises ModelError, UnknownTarget, UnknownPolicy, SizeError if it cannot be as small as that, and ValueError for a
+    number that is not positive.
     """
     modules = _modules(model)
     resolved = resolve(target)
-    sessions = _sessions(len(modules), _session(resolved, policy, threads))
+    first = _session(resolved, policy, threads, lazy_weights=lazy_weights, max_bytes=max_bytes)
+    sessions = _sessions(len(modules), first)
     start_pool()
 
     @tvm.transform.module_pass(opt_level=0, name="selector.finished")
@@ -113,7 +162,11 @@ def compile(  # noqa: A001 - the name users look for, always called as selector.
     except tvm.error.InternalError as error:  # a check of TVM's own, on a network that it imported
         raise ModelError(f"tvm cannot compile the network: {last_line(error)}") from error
     variants = [Variant(function_name(one.variant), tuple(one.inputs), tuple(one.outputs)) for one in sessions]
-    return CompiledModel(executable, _decisions(sessions), sessions[0].threads, variants, resolved, concurrency)
+    source = _Source(module, sessions, resolved) if lazy_weights else None
+    decisions = _decisions(sessions)
+    return CompiledModel(
+        executable, decisions, first.threads, variants, resolved, concurrency, source=source, max_bytes=max_bytes
+    )
 
 
 def explain(
@@ -121,38 +174,44 @@ def explain(
     target: TargetLike = "native",
     policy: str | Policy | None = None,
     threads: int | None = None,
+    *,
+    lazy_weights: bool = True,
+    max_bytes: int | None = None,
 ) -> list[Decision]:
     """The decisions that ``compile`` would make, in graph order, without building anything.
 
     A layer that a lowering refuses at build time is the one difference.  Raises what ``compile`` raises.
     """
     modules = _modules(model)
-    sessions = _sessions(len(modules), _session(resolve(target), policy, threads))
+    first = _session(resolve(target), policy, threads, lazy_weights=lazy_weights, max_bytes=max_bytes)
+    sessions = _sessions(len(modules), first)
     for module, session in zip(modules, sessions, strict=True):
         quantized(module, session)
     return _decisions(sessions)
 
 
 def stored_bytes(
-    model: ModelLike, target: TargetLike = "native", threads: int | None = None
+    model: ModelLike, target: TargetLike = "native", threads: int | None = None, *, lazy_weights: bool = True
 ) -> dict[str, dict[str, int]]:
-    """Bytes that each layer's packed weights and other constants take under each lowering: layer -> lowering -> bytes.
+    """Bytes that each layer's weights take in a library under each lowering: layer -> lowering -> bytes.
 
-    Packs them to know; layers that stay as TVM has them, or that a lowering refuses, are left out.  Raises what
-    ``compile`` raises.
+    Layers that stay as TVM has them are left out, and lowerings that a layer does not take.  Raises what ``compile``
+    raises.
     """
-    session = _session(resolve(target), "rule", threads)
-    sizes: dict[str, dict[str, int]] = {}
-    for call in qnn_calls(quantized(load(model), session)):
-        try:
-            workload, constants = qnn.describe(call, session.threads)
-            kernels = {name: lowering.build(workload, constants, session.target, name) for name in lowering.LOWERINGS}
-        except UnsupportedWorkload:
-            continue
-        sizes[str(call.attrs["layer"])] = {
-            name: sum(array.nbytes for array in kernel.constants) for name, kernel in kernels.items()
-        }
-    return sizes
+    resolved = resolve(target)
+    decisions = explain(model, resolved, "rule", threads)
+    return layer_bytes(decisions, target_profile(resolved), lazy_weights=lazy_weights)
+
+
+def layer_bytes(
+    decisions: Sequence[Decision], target: TargetProfile, *, lazy_weights: bool = True
+) -> dict[str, dict[str, int]]:
+    """As ``stored_bytes``, of the layers that were decided for; those of the first variant count for all."""
+    return {
+        item.layer: library_bytes(item.workload, target, lazy_weights=lazy_weights)
+        for item in decisions
+        if item.workload is not None and item.lowering != "tvm" and item.variant == 0
+    }
 
 
 def extract_workloads(model: ModelLike, threads: int | None = None) -> list[ConvWorkload]:
@@ -166,13 +225,14 @@ def load_compiled(path: str | os.PathLike[str], concurrency: int | None = None) 
 
     Raises what ``runtime.load`` raises.
     """
-    library, _, metadata = runtime.open_library(path)
+    library = runtime.open_library(path)
     try:
-        decisions = [Decision.from_dict(item) for item in metadata["decisions"]]
+        decisions = [Decision.from_dict(item) for item in library.metadata["decisions"]]
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ModelError(f"{path} has decisions of another version: compile the network again") from None
-    variants = runtime.variants_of(metadata)
-    return CompiledModel(library, decisions, int(metadata["threads"]), variants, concurrency=concurrency)
+    return CompiledModel(
+        library.module, decisions, library.threads, library.variants, concurrency=concurrency, weights=library.weights
+    )
 
 
 def _modules(model: ModelLike | Sequence[ModelLike]) -> list[tvm.IRModule]:
@@ -184,15 +244,25 @@ def _modules(model: ModelLike | Sequence[ModelLike]) -> list[tvm.IRModule]:
     return modules
 
 
-def _session(target: tvm.target.Target, policy: str | Policy | None, threads: int | None) -> Session:
+def _session(
+    target: tvm.target.Target,
+    policy: str | Policy | None,
+    threads: int | None,
+    *,
+    lazy_weights: bool = True,
+    max_bytes: int | None = None,
+) -> Session:
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
-    return Session(policies.resolve(policy), target_profile(target), threads or host_cores())
+    profile = target_profile(target)
+    cores = threads or host_cores()
+    return Session(policies.resolve(policy), profile, cores, lazy_weights=lazy_weights, max_bytes=max_bytes)
 
 
 def _sessions(variants: int, first: Session) -> list[Session]:
     """One for each variant; all but the first know the first."""
-    return [first, *(Session(first.policy, first.target, first.threads, i, first) for i in range(1, variants))]
+    first.variants = variants
+    return [first, *(Session(first.policy, first.target, first.threads, i, first=first) for i in range(1, variants))]
 
 
 def _decisions(sessions: Sequence[Session]) -> list[Decision]:

@@ -21,13 +21,17 @@ from selector.graph.ir import Expr, op_name, static_shape
 from selector.graph.ops import BY_NAME
 from selector.graph.ops.parts import shaped
 from selector.graph.passes.fuse import Layer
-from selector.policy import Decision, Policy
+from selector.graph.stored import constants_of, digest, nbytes
+from selector.lowering.kernel import Recipe
+from selector.policy import Decision, Policy, budget
 from selector.policy.base import only_choice
 from selector.target import TargetProfile, profile
 from selector.tensors import TensorSpec
 from selector.workload import ConvConstants, ConvWorkload, UnsupportedWorkload
 
 _NHWC = "NHWC"
+_CODE_BYTES = 128 << 10  # of a library: its own, and that of kernels beside the layers
+_LAYER_BYTES = 10 << 10  # of a layer: code, and what is written down about it
 
 
 @dataclass
@@ -38,12 +42,16 @@ class Session:
     target: TargetProfile
     threads: int = 1
     variant: int = 0  # which of the shapes of one library
+    variants: int = 1  # how many there are, which the first is told
     first: Session | None = (
         None  # of the first shapes, whose packed weights the others share; None: there are no others
     )
+    lazy_weights: bool = True  # whether a library stores weights small
+    max_bytes: int | None = None  # of a library; None: any number
     decisions: list[Decision] = field(default_factory=list)  # in graph order
     inputs: list[TensorSpec] = field(default_factory=list)  # of the network, in order
     outputs: list[TensorSpec] = field(default_factory=list)  # likewise
+    recipes: dict[bytes, Recipe] = field(default_factory=dict)  # by ``stored.digest`` of the weights they make
     _by_layer: dict[str, int] = field(default_factory=dict)  # layer name -> index in decisions
 
     def reset(self) -> None:
@@ -51,20 +59,30 @@ class Session:
         self.decisions.clear()
         self.inputs.clear()
         self.outputs.clear()
+        self.recipes.clear()
         self._by_layer.clear()
 
     def plan(self, mod: tvm.IRModule, layers: Sequence[Layer]) -> None:
-        """Decide for every layer of the fused module ``mod``; ``layers`` says which were left as TVM has them."""
+        """Decide for every layer of the fused module ``mod``; ``layers`` says which were left as TVM has them.
+
+        Raises SizeError if no decisions make a library of ``max_bytes``.
+        """
         described = {str(call.attrs["layer"]): _describe(call, self.threads) for call in qnn_calls(mod)}
         workloads = [item for item in described.values() if isinstance(item, ConvWorkload)]
         answers = dict(zip(map(id, workloads), self._ask(workloads), strict=True))
+        decisions = []
         for layer in layers:
             found: ConvWorkload | str = layer.reason or described[layer.name]
             if isinstance(found, str):
-                self._record(replace(_left(layer.name, found, integer=layer.integer), macs=layer.macs))
+                decisions.append(replace(_left(layer.name, found, integer=layer.integer), macs=layer.macs))
             else:
                 answer = self._shared(layer.name, answers[id(found)])
-                self._record(replace(answer, layer=layer.name, workload=found))
+                decisions.append(replace(answer, layer=layer.name, workload=found))
+        if self.max_bytes is not None and self.first is None:
+            other = other_bytes(mod, workloads, len(decisions) * self.variants)
+            decisions = budget.fit(decisions, self.target, self.max_bytes, other, lazy_weights=self.lazy_weights)
+        for decision in decisions:
+            self._record(decision)
 
     def lower(self, layer: str, workload: ConvWorkload, constants: ConvConstants) -> lowering.Kernel:
         """Kernel of one layer by the planned decision, deciding now if there is none.
@@ -81,10 +99,13 @@ class Session:
         try:
             first = self._in_first(layer)
             like = first.workload if first is not None and first.lowering == decision.lowering else None
-            return lowering.build(workload, constants, self.target, decision.lowering, like)
+            kernel = lowering.build(workload, constants, self.target, decision.lowering, like)
         except UnsupportedWorkload as error:
             self.decisions[index] = replace(_left(layer, str(error), workload), variant=self.variant)
             raise
+        if kernel.recipe is not None:
+            self.recipes[digest(kernel.constants[0])] = kernel.recipe
+        return kernel
 
     def _ask(self, workloads: list[ConvWorkload]) -> list[Decision]:
         """One decision for each workload; the policy is asked about those that leave a choice."""
@@ -195,6 +216,16 @@ def register() -> None:
         op = tvm.ir.Op.get(name)
         if op.get_attr("FLegalize") is None:
             op.set_attr("FLegalize", hook)
+
+
+def other_bytes(mod: tvm.IRModule, workloads: Sequence[ConvWorkload], layers: int) -> int:
+    """Bytes of a library beside the weights of the workloads, about: constants, code, and what is written down.
+
+    ``layers``: of all variants.  ResNet-18, MobileNetV2, SqueezeNet and ShuffleNetV2 have 0.54 to 0.98 times as many.
+    """
+    found = [one for func in mod.functions.values() if isinstance(func, relax.Function) for one in constants_of(func)]
+    weights = sum(workload.weight_bytes() for workload in workloads)
+    return _CODE_BYTES + layers * _LAYER_BYTES + max(sum(map(nbytes, found)) - weights, 0)
 
 
 def _describe(call: Expr, threads: int) -> ConvWorkload | str:

@@ -25,6 +25,7 @@ from selector.graph.passes.layout import to_channels_last
 from selector.graph.passes.padding import fold_padding
 from selector.graph.schedule import schedule
 from selector.graph.variants import function_name, inputs_of, outputs_of
+from selector.mapped_weights import StoredWeight
 from selector.policy import Policy
 from selector.profiles import INSTRUCTION_SETS
 from selector.runtime import METADATA
@@ -69,10 +70,15 @@ def legalized(mod: tvm.IRModule, session: Session, target: tvm.target.Target) ->
         return mark_internal(schedule(mod, session.threads))
 
 
-def finished(mod: tvm.IRModule, sessions: Sequence[Session], target: tvm.target.Target) -> tvm.IRModule:
-    """The second half: memory planned, calls in the form that the VM takes; ``sessions``: one for each variant."""
+def finished(
+    mod: tvm.IRModule, sessions: Sequence[Session], target: tvm.target.Target, weights: Sequence[StoredWeight] = ()
+) -> tvm.IRModule:
+    """The second half: memory planned, calls in the form that the VM takes; ``sessions``: one for each variant.
+
+    ``weights``: those that the functions take as parameters.
+    """
     with target:
-        mod = with_metadata(mod, sessions)
+        mod = with_metadata(mod, sessions, weights)
         mod = tvm.transform.Sequential(cpu_generic.dataflow_lower_passes(target))(mod)
         return tvm.transform.Sequential(cpu_generic.finalize_passes(target))(mod)
 
@@ -89,8 +95,8 @@ def quantized(mod: tvm.IRModule, session: Session) -> tvm.IRModule:
     return mod
 
 
-def with_metadata(mod: tvm.IRModule, sessions: Sequence[Session]) -> tvm.IRModule:
-    """Add the VM function that tells a saved library's functions with their inputs, its decisions and threads."""
+def with_metadata(mod: tvm.IRModule, sessions: Sequence[Session], weights: Sequence[StoredWeight]) -> tvm.IRModule:
+    """Add the VM function that tells a saved library's functions with their inputs, its weights, decisions, threads."""
     first = sessions[0]
     text = json.dumps(
         {
@@ -105,6 +111,7 @@ def with_metadata(mod: tvm.IRModule, sessions: Sequence[Session]) -> tvm.IRModul
                 function_name(index): [asdict(spec) for spec in session.outputs]
                 for index, session in enumerate(sessions)
             },
+            "weights": [asdict(weight) for weight in weights],
             "decisions": [decision.to_dict() for session in sessions for decision in session.decisions],
         }
     )

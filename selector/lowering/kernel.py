@@ -15,6 +15,14 @@ from selector.workload import ConvWorkload
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """How packed weights are made of smaller ones when a network is loaded, to the bit."""
+
+    stored: np.ndarray  # flat, int8 or int16
+    func: tirx.PrimFunc  # (stored, packed), both flat; may be T.parallel
+
+
+@dataclass(frozen=True)
 class Kernel:
     """A compiled-to-TIR convolution and the constants it is called with."""
 
@@ -23,6 +31,7 @@ class Kernel:
     constants: tuple[np.ndarray, ...]  # packed weights, biases, scales, in the order of the arguments
     template: str  # name of the tiling template
     row: str  # name of the dot instruction
+    recipe: Recipe | None = None  # of the first constant; None: it is stored as it is
 
 
 def assemble(
@@ -33,6 +42,7 @@ def assemble(
     packed: dict[str, np.ndarray],
     epilogue: Epilogue,
     emit: Callable[..., None],
+    recipe: Recipe | None = None,
 ) -> Kernel:
     """The kernel whose body ``emit`` writes, given the buffers: data, those of ``packed``, the epilogue's, output."""
     work = workload
@@ -43,4 +53,4 @@ def assemble(
         ("out", work.batch * work.out_height * work.out_width * work.out_channels, work.out_dtype),
     ]
     constants = (*packed.values(), *epilogue.constants)
-    return Kernel(name, function(name, arguments, emit), constants, template, row.name)
+    return Kernel(name, function(name, arguments, emit), constants, template, row.name, recipe)

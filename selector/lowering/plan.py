@@ -6,6 +6,7 @@ constants with these facts has the template, the dot instruction and the registe
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import replace
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from selector.lowering.prepare import Band
 from selector.lowering.scheme import Scheme
 from selector.target import TargetProfile
 from selector.weights import WeightFacts
-from selector.workload import ConvWorkload
+from selector.workload import ConvWorkload, UnsupportedWorkload
 
 # Waking the other threads of TVM's pool and waiting for them takes 2 us (median over 3700 convolutions on Zen 3, where
 # two threads beat one from 5 us on): kernels of fewer cycles, all of them together, run on the thread that calls them.
@@ -41,6 +42,7 @@ class Plan(NamedTuple):
     macs: float  # multiply-accumulates that the dot instruction performs, padding and overlaps included
     scratch_bytes: float  # written to scratch memory; 0: the tensor is read in place
     weight_bytes: int  # packed
+    stored_bytes: int  # what packed weights are made of when a library is loaded; as many where they are stored packed
     weight_passes: float  # how often all packed weights are streamed
     panel_bytes: int  # weights in use at a time
     band_bytes: float  # data in use at a time, as the dot instruction reads it
@@ -61,6 +63,16 @@ def plan(workload: ConvWorkload, target: TargetProfile, lowering: str) -> Plan:
     if made.tasks > 1 and made.all_cycles < WORTH_WAKING:
         return _PLANS[lowering](replace(workload, threads=1), target)
     return made
+
+
+def library_bytes(workload: ConvWorkload, target: TargetProfile, *, lazy_weights: bool) -> dict[str, int]:
+    """Bytes that weights take in a library under each lowering that takes the workload."""
+    found = {}
+    for name in _PLANS:
+        with contextlib.suppress(UnsupportedWorkload):
+            made = plan(workload, target, name)
+            found[name] = made.stored_bytes if lazy_weights else made.weight_bytes
+    return found
 
 
 def employed(workload: ConvWorkload, target: TargetProfile, lowering: str) -> ConvWorkload:
@@ -119,6 +131,7 @@ def _direct(workload: ConvWorkload, row: dot.Dot, target: TargetProfile, *, term
         macs=pixels * blocks * block * runs * steps * row.step,
         scratch_bytes=copied,
         weight_bytes=blocks * panel,
+        stored_bytes=blocks * panel,
         weight_passes=bands,
         panel_bytes=panel,
         band_bytes=band,
@@ -150,6 +163,7 @@ def _winograd(workload: ConvWorkload, scheme: Scheme, row: dot.Dot, target: Targ
         macs=work.batch * shares * tiles * split.products * depth * blocks * block,
         scratch_bytes=copied + tasks * (transformed + scheme.points * tiles * blocks * block * 4 / channel_tasks),
         weight_bytes=blocks * split.products * panel,
+        stored_bytes=blocks * work.kernel_height * work.kernel_width * panel // (1 if work.term2 else 2),
         weight_passes=work.batch * shares,
         panel_bytes=panel,
         band_bytes=transformed,
@@ -183,6 +197,7 @@ def _depthwise(workload: ConvWorkload, row: dot.Dot, target: TargetProfile, *, t
         macs=dots * row.lanes * row.depth,
         scratch_bytes=bands * chunks * interleaved,
         weight_bytes=taps * padded * (2 if term2 else 1),
+        stored_bytes=taps * padded * (2 if term2 else 1),
         weight_passes=bands,
         panel_bytes=taps * layout.vectors * row.lanes,
         band_bytes=interleaved,

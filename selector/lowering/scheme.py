@@ -19,6 +19,7 @@ has 100 instead of 144.  An axis of one tap stays as it is.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
@@ -265,15 +266,27 @@ def output_bound(workload: ConvWorkload, constants: ConvConstants) -> int:
     return int(np.abs(weight).sum(axis=(1, 2, 3)).max()) * largest
 
 
-def transform_weights(scheme: Scheme, workload: ConvWorkload, weight: np.ndarray) -> list[np.ndarray]:
-    """(KH, KW, …) int16 -> G w Gᵀ of (…): of all parts at every position of every region, exact, as all of it fits."""
+def transform_weights(
+    scheme: Scheme,
+    workload: ConvWorkload,
+    weight: Sequence[Sequence[Expr]],
+    zero: Expr,
+    keep: Callable[[Expr], Expr] = lambda value: value,
+) -> list[Expr]:
+    """[KH][KW] of arrays or vectors -> G w Gᵀ of them: of all parts at every position of every region, in this order.
+
+    ``zero``: for taps that a part lacks.  ``keep`` gets every value that is read more than once.
+    """
     rows, columns, split = scheme.rows, scheme.columns, scheme.split(workload)
 
-    def transformed(row: Part, column: Part) -> list[list[np.ndarray]]:
-        taps = np.zeros((rows.taps, columns.taps, *weight.shape[2:]), weight.dtype)
-        own = weight[row.offset :: workload.stride[0], column.offset :: workload.stride[1]]
-        taps[: row.taps, : column.taps] = own[: row.taps, : column.taps]
-        halfway = [rows.weight([taps[i, j] for i in range(rows.taps)]) for j in range(columns.taps)]
+    def transformed(row: Part, column: Part) -> list[list[Expr]]:
+        def tap(i: int, j: int) -> Expr:
+            if i >= row.taps or j >= column.taps:
+                return zero
+            return weight[row.offset + i * workload.stride[0]][column.offset + j * workload.stride[1]]
+
+        halfway = [rows.weight([tap(i, j) for i in range(rows.taps)]) for j in range(columns.taps)]
+        halfway = [[keep(value) for value in values] for values in halfway]
         return [columns.weight([values[i] for values in halfway]) for i in range(rows.points)]
 
     parts = [[transformed(row, column) for column in split.columns] for row in split.rows]

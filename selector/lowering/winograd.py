@@ -4,10 +4,10 @@ The arithmetic, and the proof that it is exact, are in ``scheme``.
 
 Steps of a task, a run of tiles: copy the band of input under them with padding (int16, zero point subtracted);
 transform it into ``V[position][tile][part][channel]``; for each block of output channels multiply every position,
-``M = V · U``, and transform back with the epilogue fused.  V and M stay in L2; the weights U, transformed at compile
-time, are streamed once a task, those of each position prefetched while the one before it is in use.  (Transforming
-bytes at run time, an eighth of what square tiles read, costs as much as those where they come from memory, as at
-7×7×512, and 1.2 to 1.6 times as much at 14×14×256: stores and reloads, even with parts that fit L1.)
+``M = V · U``, and transform back with the epilogue fused.  V and M stay in L2; the weights U, transformed once (see
+``winograd_weights``), are streamed once a task, those of each position prefetched while the one before it is in use.
+(Transforming bytes at run time, an eighth of what square tiles read, costs as much as those where they come from
+memory, as at 7×7×512, and 1.2 to 1.6 times as much at 14×14×256: stores and reloads, even with parts that fit L1.)
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import math
 
 import numpy as np
 
+from selector.lowering import winograd_weights
 from selector.lowering.dot import Dot
 from selector.lowering.kernel import Kernel, assemble
 from selector.lowering.operands import Operands
 from selector.lowering.register_tile import RegisterTile, reduce
 from selector.lowering.requantize import Epilogue, channel_order
-from selector.lowering.scheme import Part, Scheme, Span, transform_weights
+from selector.lowering.scheme import Part, Scheme, Span
 from selector.lowering.tir import Expr, T, const, load, loop, outermost, prefetch, store
 from selector.lowering.winograd_layout import band_of, partition, tile_shape, transform_lanes
 from selector.target import TargetProfile
@@ -44,7 +45,9 @@ def build(
     ``operands`` are those of the int16 lowering.
     """
     kernel = _Winograd(scheme, workload, constants, operands, row, target, planned or workload)
-    return assemble(name, scheme.name, row, workload, {"weight": kernel.packed}, kernel.epilogue, kernel.emit)
+    packed = {"weight": winograd_weights.pack(scheme, workload, kernel.ordered)}
+    recipe = winograd_weights.recipe(scheme, workload, kernel.ordered)
+    return assemble(name, scheme.name, row, workload, packed, kernel.epilogue, kernel.emit, recipe)
 
 
 class _Winograd:
@@ -82,7 +85,8 @@ class _Winograd:
         ]
         order = channel_order(self.vectors, row.lanes, workload, target)
         self.epilogue = Epilogue.of(workload, constants, operands, target, starts, order)
-        self.packed = self._pack(operands.weight, np.add.outer(starts, np.concatenate(order)))
+        slots = np.add.outer(starts, np.concatenate(order))
+        self.ordered = winograd_weights.ordered(operands.weight, workload, row, self.vectors, slots)
         self.band = band_of(scheme, workload, self.tiles, operands.data_offset)
         self.band_rows = self.band.out_rows // scheme.rows.size
 
@@ -97,17 +101,6 @@ class _Winograd:
     def _padded_channels(self) -> int:
         """Output channels, at least a block."""
         return max(self.work.out_channels, self.block)
-
-    def _pack(self, weight: np.ndarray, slots: np.ndarray) -> np.ndarray:
-        """U as [block][region][position][part][step][vector][lane][depth]; ``slots`` (blocks, block): whose lanes."""
-        row, work = self.row, self.work
-        taps = work.kernel_height, work.kernel_width
-        padded = np.zeros((*taps, self._padded_channels, self.channels), np.int16)
-        padded[:, :, : work.out_channels, : work.in_channels] = weight.transpose(1, 2, 0, 3)
-        shape = (*taps, len(slots), self.vectors, row.lanes, self.steps, row.groups, row.depth)
-        # Put in order first: there are up to four times as many afterwards.
-        ordered = np.ascontiguousarray(padded[:, :, slots].reshape(shape).transpose(0, 1, 2, 5, 6, 3, 4, 7))
-        return np.stack(transform_weights(self.scheme, work, ordered), axis=1).reshape(-1)
 
     # -- code ------------------------------------------------------------------------------------------------------
 

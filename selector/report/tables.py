@@ -79,10 +79,29 @@ def describe_deciders(found: Mapping[str, Any]) -> str:
 
 
 def total_bytes(stored: Mapping[str, Mapping[str, int]], decisions: Sequence[Decision]) -> dict[str, int]:
-    """Bytes of packed weights of a network: as decided, and with one lowering for every layer."""
+    """Bytes of a network's weights in a library: as decided, and with one lowering for every layer that takes it."""
     chosen = [stored[item.layer].get(item.lowering, 0) for item in decisions if item.layer in stored]
-    names = next(iter(stored.values()), {})
-    return {"chosen": sum(chosen)} | {name: sum(sizes[name] for sizes in stored.values()) for name in names}
+    return {"chosen": sum(chosen)} | {
+        name: sum(sizes.get(name, max(sizes.values())) for sizes in stored.values()) for name in _names(stored)
+    }
+
+
+def largest_layers(
+    stored: Mapping[str, Mapping[str, int]], decisions: Sequence[Decision], most: int = 3
+) -> list[dict[str, Any]]:
+    """The layers whose weights take most of a library, the largest first."""
+    found = [
+        (stored[item.layer][item.lowering], item)
+        for item in decisions
+        if item.lowering in stored.get(item.layer, {}) and item.variant == 0
+    ]
+    found.sort(key=lambda pair: -pair[0])
+    return [{"layer": item.layer, "lowering": item.lowering, "bytes": size} for size, item in found[:most]]
+
+
+def _names(stored: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """The lowerings of all layers."""
+    return list(dict.fromkeys(name for sizes in stored.values() for name in sizes))
 
 
 def decisions_table(decisions: Sequence[Decision], stored: Mapping[str, Mapping[str, int]]) -> Table:
@@ -93,7 +112,7 @@ def decisions_table(decisions: Sequence[Decision], stored: Mapping[str, Mapping[
     table.add_column("kind", no_wrap=True)
     table.add_column("bytes", justify="right", no_wrap=True)
     table.add_column("MMAC", justify="right", no_wrap=True)
-    lowerings = list(next(iter(stored.values()), {}))
+    lowerings = _names(stored)
     for name in lowerings:
         table.add_column(f"weights\nas {name}", justify="right", no_wrap=True)
     table.add_column("lowering", no_wrap=True)
@@ -101,13 +120,14 @@ def decisions_table(decisions: Sequence[Decision], stored: Mapping[str, Mapping[
     for decision in decisions:
         row = decision_row(decision)
         style = _STYLES[decision.lowering]
+        sizes = stored.get(decision.layer, {})
         table.add_row(
             decision.layer,
             row["shape"] or "-",
             row["kind"] or "-",
             "-" if row["bytes"] is None else format_bytes(row["bytes"]),
             "-" if row["macs"] is None else f"{row['macs'] / 1e6:.2f}",
-            *[format_bytes(stored[decision.layer][name]) if decision.layer in stored else "-" for name in lowerings],
+            *["-" if size is None else format_bytes(size) for size in map(sizes.get, lowerings)],
             f"[{style}]{decision.lowering}[/]",
             decision.reason if decision.source in decision.reason else f"{decision.source}: {decision.reason}",
         )

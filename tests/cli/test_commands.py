@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -50,8 +51,22 @@ def test_explain_bytes(selector_command: Run, network: Path) -> None:
     sizes = answer["layers"][0]["stored_bytes"]
     assert 12 * 9 * 8 <= sizes["int8"] < sizes["int16"]
     assert answer["stored_bytes"] == {"chosen": sizes["int16"], **sizes}
+    packed = selector_command("explain", network, "--policy", "int16", "--no-lazy-weights", "--json").json()
+    assert packed["layers"][0]["stored_bytes"]["int16"] >= sizes["int16"]
     assert "if all were int8" in selector_command("explain", network).out
     assert selector_command("explain", network, "--no-bytes", "--json").json()["layers"][0]["stored_bytes"] is None
+
+
+def test_max_size(selector_command: Run, network: Path) -> None:
+    arguments = ("explain", network, "--policy", "int16")
+    small = selector_command(*arguments, "--max-size", "1KiB")
+    assert small.code == 2
+    assert re.fullmatch(
+        r"error: the library cannot be as small as 0\.00 MB: it takes at least \d\.\d\d MB\n", small.err
+    )
+    assert selector_command(*arguments, "--max-size", "20MB", "--json").json()["lowerings"] == {"int16": 1}
+    wrong = selector_command(*arguments, "--max-size", "much")
+    assert (wrong.code, wrong.err) == (2, "error: --max-size is a number of bytes, e.g. 20MB or 512KiB, not 'much'\n")
 
 
 def test_explain_for_people(selector_command: Run, network: Path) -> None:
@@ -73,6 +88,11 @@ def test_compile_verify_save_run(selector_command: Run, block: Path, tmp_path: P
     answer = selector_command("compile", block, "-o", library, "--verify", "--threads", 1, "--json").json()
     assert answer["output"] == str(library)
     assert answer["library_bytes"] == library.stat().st_size
+    assert answer["model_bytes"] == block.stat().st_size
+    sizes = [row["bytes"] for row in answer["largest_layers"]]
+    assert len(sizes) == 3
+    assert sizes == sorted(sizes, reverse=True)
+    assert sum(sizes) < answer["weights_bytes"] < answer["library_bytes"]
     assert answer["compile_seconds"] > 0
     assert {row["reference"] for row in answer["verification"]} == {"tvm", "onnxruntime"}
     assert all(row["passed"] and row["steps"] <= 1.01 for row in answer["verification"])

@@ -36,7 +36,7 @@ def two_of_each(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Network
 def _saved(model, tmp_path_factory):
     if not any(shutil.which(name) for name in NATIVE):
         pytest.skip("no C++ compiler here to link a library")
-    compiled = selector.compile(model, policy="int8", threads=1)
+    compiled = selector.compile(model, policy="int8", threads=1, lazy_weights=False)
     path = tmp_path_factory.mktemp("library") / "net.so"
     compiled.save(path)
     return path, compiled

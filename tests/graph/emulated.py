@@ -70,7 +70,7 @@ def build(source: Path) -> Path:
     folder = _runtime()
     includes = {tvm_ffi.libinfo.find_include_path(), tvm_ffi.libinfo.find_dlpack_include_path()}
     program = folder / f"{source.stem}.{os.getpid()}"
-    libraries = [f"-L{folder}", "-Wl,--no-as-needed", "-ltvm_runtime", "-ltvm_ffi", "-Wl,-rpath,$ORIGIN"]
+    libraries = [f"-L{folder}", "-Wl,--no-as-needed", "-ltvm_runtime", "-ltvm_ffi", "-ldl", "-Wl,-rpath,$ORIGIN"]
     command = [*compiler, "-O1", *[f"-I{path}" for path in includes], "-o", str(program), str(source), *libraries]
     subprocess.run(command, check=True, timeout=_SECONDS)
     return program.rename(folder / source.stem)

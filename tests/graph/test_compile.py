@@ -131,12 +131,34 @@ def test_stored_bytes_are_those_of_the_constants():
     for decision in decisions:
         sizes = stored[decision.layer]
         assert decision.workload.weight_bytes() <= sizes["int8"] <= sizes["int16"]
+    packed = selector.stored_bytes(model, threads=1, lazy_weights=False)
+    assert all(packed[layer][name] >= size for layer, sizes in stored.items() for name, size in sizes.items())
 
 
 def test_layers_left_to_tvm_store_nothing_of_ours():
     assert selector.stored_bytes(qdq_conv_model(quantize_output=False, in_channels=8)).keys() == {"conv"}
     model = module([((1, 8, 6, 6), "float32")], lambda emit, x: relax.op.nn.conv2d(x, emit(weight((4, 8, 3, 3)))))
     assert selector.stored_bytes(model) == {}
+
+
+def test_a_library_of_at_most_some_bytes(tmp_path):
+    model = qdq_conv_model(in_channels=64, out_channels=64, height=12, width=12)
+    free = selector.explain(model, policy="int16", threads=1, lazy_weights=False)
+    most = 128 * 1024 + 10 * 1024 + 64 * 64 * 9 * 3  # int16 takes more
+    compiled = selector.compile(model, policy="int16", threads=1, lazy_weights=False, max_bytes=most)
+    assert [(item.lowering, item.source) for item in free] == [("int16", "int16")]
+    assert [(item.lowering, item.source) for item in compiled.decisions] == [("int8", "size")]
+    compiled.save(tmp_path / "net.so")
+    assert (tmp_path / "net.so").stat().st_size <= most
+    with pytest.raises(ValueError, match=r"cannot be as small as 0\.10 MB: it takes at least"):
+        selector.compile(model, threads=1, max_bytes=100_000)
+
+
+def test_a_library_that_turns_out_larger_is_not_written(compiled, tmp_path, monkeypatch):
+    monkeypatch.setattr(compiled, "_max_bytes", 1000)
+    with pytest.raises(ValueError, match=r"the library is 0\.\d\d MB, more than 0\.00 MB"):
+        compiled.save(tmp_path / "net.so")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_executable_is_an_ordinary_one(compiled):

@@ -35,6 +35,7 @@ def check(case: Case, target: str) -> None:
         if kernel.template == "depthwise" and lowering == "int8" and case.workload.term2:
             packed *= 2  # and as many ones
         assert expected.weight_bytes == packed
+        assert expected.stored_bytes == (packed if kernel.recipe is None else kernel.recipe.stored.nbytes)
 
 
 @seed(1)

@@ -58,7 +58,7 @@ def test_transforms_fit_int16(scheme: Scheme) -> None:
 @pytest.mark.parametrize("scheme", [F4, F42, F24, F2], ids=lambda scheme: scheme.name)
 def test_weights_are_transformed_at_compile_time(scheme: Scheme) -> None:
     weight = np.random.default_rng(0).integers(-255, 256, (3, 3, 4, 6)).astype(np.int16)
-    found = transform_weights(scheme, workload((3, 3)), weight)
+    found = transform_weights(scheme, workload((3, 3)), weight, np.zeros_like(weight[0, 0]))
     expected = two_dimensional(scheme, "weight", weight.astype(np.int64))
     np.testing.assert_array_equal(found, expected.reshape(scheme.points, 4, 6))
     assert {values.dtype for values in found} == {np.dtype(np.int16)}
@@ -88,7 +88,7 @@ def test_parts_of_kernels(
         taps[row.offset :: stride[0], column.offset :: stride[1]][: row.taps, : column.taps] += 1
     assert (taps == 1).all()
     weight = np.random.default_rng(0).integers(-255, 256, (*kernel, 2)).astype(np.int16)
-    transformed = transform_weights(scheme, work, weight)
+    transformed = transform_weights(scheme, work, weight, np.zeros_like(weight[0, 0]))
     assert len(transformed) == products
     assert all(values.any() for values in transformed)
 

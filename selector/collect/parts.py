@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from selector.collect.record import SCHEMA_VERSION, DatasetError
 from selector.collect.table import SCHEMA, conform
 
-_MOST_ROWS = 10_000_000  # a part has thousands; a damaged one may claim anything
+_MOST_ROWS = 1_000_000  # a part has thousands; a damaged one may claim anything
 _MAX_NAME = 200  # bytes of a folder name; file systems take 255
 
 

@@ -118,14 +118,19 @@ class Store:
             os.close(self._lock)
 
 
-def read(folder: Path | str, columns: Sequence[str] | None = None) -> polars.DataFrame:
+def read(
+    folder: Path | str,
+    columns: Sequence[str] | None = None,
+    examine: Callable[[Path, pa.Table], None] = lambda path, table: None,
+) -> polars.DataFrame:
     """All rows of a dataset, or some of their columns, each id once, oldest first; also while another process writes.
 
+    ``examine`` gets each file with its rows, and may raise, as ``selector.collect.check.require_sound`` does.
     Raises DatasetError where there is no such folder, UnreadablePart, SchemaMismatch.
     """
     import polars as pl
 
-    table = _load(Path(folder), columns)
+    table = _load(Path(folder), columns, examine)
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     return frame
@@ -194,10 +199,7 @@ def _load(
     columns: Sequence[str] | None = None,
     examine: Callable[[Path, pa.Table], None] = lambda path, table: None,
 ) -> pa.Table:
-    """Rows of files and journal, each id once, oldest first; ``columns`` adds ``id`` and ``timestamp`` at the end.
-
-    ``examine`` gets each file with its rows, and may raise.
-    """
+    """Rows of files and journal, each id once, oldest first; ``columns`` adds ``id`` and ``timestamp`` at the end."""
     existing_folder(folder)
     names = None if columns is None else list(dict.fromkeys([*columns, "id", "timestamp"]))
     for attempt in range(_READ_ATTEMPTS):

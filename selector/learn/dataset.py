@@ -147,18 +147,21 @@ def load(folders: Sequence[Path], *, rebuild: bool = False) -> Dataset:
     """The rows that count of all folders together, see ``selector.collect.pairs``.
 
     ``rebuild``: build kernels of some rows again, to be sure that the rows are of today's: a released model says so.
+    The first folder is one's own; the rows of further ones are checked first, one by one: they may be of others.
 
-    Raises DatasetError for a folder that is missing, where no row counts, and where kernels came out differently.
+    Raises DatasetError for a folder that is missing or has a row that is not sound, where no row counts, and where
+    kernels came out differently.
     """
     import polars
 
+    from selector.collect import check, store
     from selector.collect import rebuild as rebuilding
-    from selector.collect import store
 
     for folder in folders:
         if not folder.is_dir():
             raise DatasetError(f"no folder of measurements at {folder}: write one with `selector collect`")
-    frame = polars.concat([store.read(folder) for folder in folders], how="diagonal_relaxed")
+    frames = [store.read(folders[0]), *(store.read(folder, examine=check.require_sound) for folder in folders[1:])]
+    frame = polars.concat(frames, how="diagonal_relaxed")
     dataset = from_frame(frame)
     if not len(dataset):
         names = ", ".join(map(str, folders))

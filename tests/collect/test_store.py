@@ -234,6 +234,13 @@ def test_files_that_are_no_parts(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+def test_a_file_that_claims_to_be_huge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts.write_parts(tmp_path, to_table([measured(), measured()]))
+    monkeypatch.setattr(parts, "_MOST_ROWS", 1)
+    with pytest.raises(UnreadablePart, match="it claims 2 rows"):
+        read(tmp_path)
+
+
 def test_rows_from_before_a_column_came(tmp_path: Path) -> None:
     (path,) = parts.write_parts(tmp_path, to_table([measured()]))
     table = pq.read_table(path, partitioning=None)

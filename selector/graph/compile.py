@@ -13,8 +13,8 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from selector import mapped_weights, profiling, runtime
 from selector import policy as policies
+from selector import profiling, runtime
 from selector.cross import Linker, find_linker
 from selector.graph import checks, stored
 from selector.graph.frontends import last_line, load
@@ -55,19 +55,11 @@ class CompiledModel(Network):
         variants: Sequence[Variant],
         target: TargetLike = "native",
         *,
-        weights: Sequence[Any] = (),
         source: _Source | None = None,
         max_bytes: int | None = None,
     ) -> None:
-        def start() -> relax.VirtualMachine:
-            machine = relax.VirtualMachine(executable, tvm.cpu())
-            mapped_weights.bind(machine.module, [variant.function for variant in variants], weights)
-            return machine
-
-        super().__init__(start, threads, variants)
-        # Of a network that was compiled here, relax.VirtualMachine(executable, tvm.cpu()) works; the functions of one
-        # that was loaded may take weights as further parameters.
-        self.executable = executable
+        super().__init__(lambda: relax.VirtualMachine(executable, tvm.cpu()), threads, variants)
+        self.executable = executable  # relax.VirtualMachine(executable, tvm.cpu()) works
         self.decisions = list(decisions)  # in graph order, those of the first variant first
         self.target = target  # what it was compiled for, and runs on
         self._max_bytes = max_bytes  # of a library; None: any number
@@ -218,7 +210,9 @@ def load_compiled(path: str | os.PathLike[str]) -> CompiledModel:
     """
     library = runtime.open_library(path)
     decisions = [Decision.from_dict(item) for item in library.metadata["decisions"]]
-    return CompiledModel(library.module, decisions, library.threads, library.variants, weights=library.weights)
+    functions = [variant.function for variant in library.variants]
+    executable = stored.LoadedExecutable(library.module, functions, library.weights)
+    return CompiledModel(executable, decisions, library.threads, library.variants)
 
 
 def _modules(model: ModelLike | Sequence[ModelLike]) -> list[tvm.IRModule]:

@@ -13,7 +13,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from selector import elf, mapped_weights, profiling, runtime
+from selector import elf, profiling, runtime
 from selector import policy as policies
 from selector.cross import Linker, find_linker
 from selector.graph import checks, stored
@@ -57,19 +57,11 @@ class CompiledModel(Network):
         target: TargetLike = "native",
         concurrency: int | None = None,
         *,
-        weights: Sequence[Any] = (),
         source: _Source | None = None,
         max_bytes: int | None = None,
     ) -> None:
-        def start() -> relax.VirtualMachine:
-            machine = relax.VirtualMachine(executable, tvm.cpu())
-            mapped_weights.bind(machine.module, [variant.function for variant in variants], weights)
-            return machine
-
-        super().__init__(start, threads, variants, concurrency)
-        # Of a network that was compiled here, relax.VirtualMachine(executable, tvm.cpu()) works; the functions of one
-        # that was loaded may take weights as further parameters.
-        self.executable = executable
+        super().__init__(lambda: relax.VirtualMachine(executable, tvm.cpu()), threads, variants, concurrency)
+        self.executable = executable  # relax.VirtualMachine(executable, tvm.cpu()) works
         self.decisions = list(decisions)  # in graph order, those of the first variant first
         self.target = target  # what it was compiled for, and runs on
         self._max_bytes = max_bytes  # of a library; None: any number
@@ -230,9 +222,9 @@ def load_compiled(path: str | os.PathLike[str], concurrency: int | None = None) 
         decisions = [Decision.from_dict(item) for item in library.metadata["decisions"]]
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ModelError(f"{path} has decisions of another version: compile the network again") from None
-    return CompiledModel(
-        library.module, decisions, library.threads, library.variants, concurrency=concurrency, weights=library.weights
-    )
+    functions = [variant.function for variant in library.variants]
+    executable = stored.LoadedExecutable(library.module, functions, library.weights)
+    return CompiledModel(executable, decisions, library.threads, library.variants, concurrency=concurrency)
 
 
 def _modules(model: ModelLike | Sequence[ModelLike]) -> list[tvm.IRModule]:

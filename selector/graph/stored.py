@@ -22,7 +22,7 @@ from tvm_ffi import structural_equal
 from selector.graph.ir import Expr
 from selector.lowering import pipeline as kernel_pipeline
 from selector.lowering.kernel import Recipe
-from selector.mapped_weights import ALIGNMENT, SYMBOL, StoredWeight
+from selector.mapped_weights import ALIGNMENT, SYMBOL, StoredWeight, bind
 
 _LEAST = 4096  # bytes; smaller constants stay in the virtual machine's code
 _ELF = """\
@@ -57,6 +57,37 @@ class Lifted:
     weights: list[StoredWeight]  # in the order of the parameters
     arrays: list[np.ndarray]  # what the library stores of each
     makers: dict[str, tirx.PrimFunc]  # functions that make weights, by name
+
+
+class LoadedExecutable(tvm.runtime.Executable):
+    """A loaded library for ``relax.VirtualMachine``: the functions of a machine take inputs alone."""
+
+    def __init__(self, module: Any, functions: Sequence[str], weights: Sequence[Any]) -> None:
+        super().__init__(module)
+        self._functions, self._weights = functions, weights
+
+    def jit(self, **_: Any) -> Any:
+        """What makes machines, by the name that TVM looks up."""
+        return {
+            "vm_load_executable": lambda: _Machine(self.mod["vm_load_executable"](), self._functions, self._weights)
+        }
+
+
+class _Machine:
+    """TVM's machine, which gets its weights when it is initialized."""
+
+    def __init__(self, machine: Any, functions: Sequence[str], weights: Sequence[Any]) -> None:
+        self._machine, self._functions, self._weights = machine, functions, weights
+
+    def __getitem__(self, name: str) -> Any:
+        return self._initialize if name == "vm_initialization" else self._machine[name]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._machine, name)
+
+    def _initialize(self, *devices: int) -> None:
+        self._machine["vm_initialization"](*devices)
+        bind(self._machine, self._functions, self._weights)
 
 
 def lifted(mod: tvm.IRModule, recipes: Mapping[bytes, Recipe]) -> Lifted:

@@ -48,10 +48,11 @@ def library(compiled: selector.CompiledModel, tmp_path_factory: pytest.TempPathF
 
 def test_every_way_to_run_gives_the_same(compiled: selector.CompiledModel, library: Path) -> None:
     light, full = runtime.load(library), selector.load_compiled(library)
-    plain = relax.VirtualMachine(compiled.executable, tvm.cpu())
+    plain, mapped = (relax.VirtualMachine(one.executable, tvm.cpu()) for one in (compiled, full))
     for variant in compiled.variants:
         (x,) = random_inputs(variant.inputs)
         expected = plain[variant.function](tvm.runtime.tensor(x)).numpy()
+        np.testing.assert_array_equal(mapped[variant.function](tvm.runtime.tensor(x)).numpy(), expected, strict=True)
         for one in (compiled, light, full):
             np.testing.assert_array_equal(one.run(x)[0], expected, strict=True)
     layers = [kernel.name for kernel in full.profile(x, rounds=1).kernels if kernel.lowering]

@@ -27,31 +27,41 @@ class Pool(Generic[Thing]):
 
     def renew(self) -> None:
         """Locks that nobody holds; only while nobody borrows."""
+        self._gate = threading.Lock()  # whoever waits for a permit holds it, so that a fork's turn comes
         self._permits = threading.Semaphore(self.limit)
         self._making = threading.Lock()
 
     @contextmanager
     def borrow(self) -> Iterator[Thing]:
         """One thing for the block; the one that was used last, whose memory is warm."""
-        with self._permits:
-            try:
-                thing = self._idle.pop()
-            except IndexError:
-                with self._making:
-                    thing = self._make()
+        with self._gate:
+            self._permits.acquire()
+        try:
+            thing = self._taken()
             try:
                 yield thing
             finally:
                 self._idle.append(thing)
+        finally:
+            self._permits.release()
+
+    def _taken(self) -> Thing:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            with self._making:
+                return self._make()
 
     def close(self) -> None:
         """Wait until all things are back, and lend none."""
+        self._gate.acquire()
         for _ in range(self.limit):
             self._permits.acquire()
 
     def open(self) -> None:
         """Lend again."""
         self._permits.release(self.limit)
+        self._gate.release()
 
 
 _pools: weakref.WeakSet[Pool[Any]] = weakref.WeakSet()

@@ -41,8 +41,12 @@ def share_process(threads: int) -> None:
 
 
 def start_pool() -> None:
-    """Let TVM's pool have every core: its size is read once, and half of the cores is the default."""
+    """Let TVM's pool have every core, and its workers run on any: half of the cores, each pinned, is the default.
+
+    Both are read once.  Pinned workers of several pools, one for each thread that calls, would share a core.
+    """
     os.environ.setdefault("TVM_NUM_THREADS", str(host_cores()))
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
 
 
 def use_threads(threads: int) -> None:

@@ -96,8 +96,8 @@ if child == 0:
     if grandchild == 0:
         os._exit(0 if same() else 1)
     os._exit(os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1]))
-assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 stop.set()
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 with multiprocessing.get_context("fork").Pool(4) as pool:
     assert all(pool.map(same, range(12)))
 assert same()

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from selector.graph.compile import CompiledModel, compile, explain, extract_workloads, load_compiled, stored_bytes
     from selector.graph.frontends import load
     from selector.graph.pipeline import pipeline
-    from selector.policy import Decision, UnknownPolicy
+    from selector.policy import BadDecision, Decision, UnknownPolicy
     from selector.runtime import ModelError
     from selector.target import UnknownTarget
+    from selector.target import resolve as resolve_target
     from selector.workload import ConvWorkload
 
-_HOMES = {
+_HOMES = {  # module, and the name there where it is another
+    "BadDecision": "policy",
     "CompiledModel": "graph.compile",
     "ConvWorkload": "workload",
     "Decision": "policy",
@@ -35,10 +37,12 @@ _HOMES = {
     "load": "graph.frontends",
     "load_compiled": "graph.compile",
     "pipeline": "graph.pipeline",
+    "resolve_target": "target:resolve",
     "stored_bytes": "graph.compile",
 }
 
 __all__ = [
+    "BadDecision",
     "CompiledModel",
     "ConvWorkload",
     "Decision",
@@ -51,6 +55,7 @@ __all__ = [
     "load",
     "load_compiled",
     "pipeline",
+    "resolve_target",
     "stored_bytes",
 ]
 
@@ -58,7 +63,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'selector' has no attribute '{name}'")
-    value = getattr(importlib.import_module(f"selector.{_HOMES[name]}"), name)
+    module, _, attribute = _HOMES[name].partition(":")
+    value = getattr(importlib.import_module(f"selector.{module}"), attribute or name)
     globals()[name] = value
     return value
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import sys
 import warnings
@@ -282,8 +283,9 @@ def print_json(value: dict[str, Any]) -> None:
 
 
 def console() -> Console:
-    """Standard output for people: as wide as the terminal, PIPE_WIDTH columns where it is none."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    """Standard output for people: as wide as COLUMNS or the terminal, PIPE_WIDTH columns where there is neither."""
+    known = sys.stdout.isatty() or os.environ.get("COLUMNS")
+    return Console(highlight=False, width=None if known else PIPE_WIDTH)
 
 
 @contextmanager

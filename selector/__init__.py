@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from selector.graph.compile import CompiledModel, compile, explain, extract_workloads, load_compiled, stored_bytes
     from selector.graph.frontends import load
     from selector.graph.pipeline import pipeline
@@ -41,6 +42,8 @@ _HOMES = {  # module, and the name there where it is another
     "stored_bytes": "graph.compile",
 }
 
+_DISTRIBUTIONS = ("tvm-selector", "tvm-selector-runtime")  # one of them brought the modules
+
 __all__ = [
     "BadDecision",
     "CompiledModel",
@@ -49,6 +52,7 @@ __all__ = [
     "ModelError",
     "UnknownPolicy",
     "UnknownTarget",
+    "__version__",
     "compile",
     "explain",
     "extract_workloads",
@@ -61,12 +65,28 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    value: Any
+    if name == "__version__":
+        value = _version()
+    elif name in _HOMES:
+        module, _, attribute = _HOMES[name].partition(":")
+        value = getattr(importlib.import_module(f"selector.{module}"), attribute or name)
+    else:
         raise AttributeError(f"module 'selector' has no attribute '{name}'")
-    module, _, attribute = _HOMES[name].partition(":")
-    value = getattr(importlib.import_module(f"selector.{module}"), attribute or name)
     globals()[name] = value
     return value
+
+
+def _version() -> str:
+    """Version of the installed package; of a source tree that nobody installed it is not known."""
+    from importlib import metadata
+
+    for name in _DISTRIBUTIONS:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return "0+unknown"
 
 
 def __dir__() -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+import selector
 from selector.cli import collect_data, device, models
 from selector.cli.bench import bench
 from selector.cli.bench_kernels import bench_kernels
@@ -30,12 +31,29 @@ class _WithDefault(TyperGroup):
         return super().parse_args(ctx, args)
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"selector {selector.__version__}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     help="Compile quantized networks with TVM, choosing an exact integer lowering for each convolution.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the command itself; they act before a sub-command is looked at."""
+
+
 app.command("compile")(compile_network)
 app.command("run")(run)
 app.command("export-runtime")(export_runtime)

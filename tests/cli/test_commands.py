@@ -241,6 +241,11 @@ def test_command_line_is_installed(network: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_version(selector_command: Run) -> None:
+    outcome = selector_command("--version")
+    assert (outcome.code, outcome.out) == (0, f"selector {selector.__version__}\n")
+
+
 def test_imports_stay_light(network: Path) -> None:
     """Neither importing nor compiling takes the training stack; importing alone does not take onnx."""
     code = (

@@ -10,7 +10,14 @@ import typer
 
 from selector.cli import common
 
-Policies = Annotated[list[str] | None, typer.Option("--policy", help="A policy to time; may be repeated.")]
+Policies = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--policy",
+        help=f"A policy to time: {common.POLICIES}; may be repeated.",
+        show_default=common.DEFAULT_POLICY,
+    ),
+]
 Against = Annotated[
     list[str] | None,
     typer.Option(help="A peer to time: tvm, onnxruntime or litert; may be repeated.", show_default="those installed"),
@@ -38,7 +45,7 @@ def bench(
     rounds: Annotated[
         int | None, typer.Option(min=1, help="Rounds to run.", show_default="until the ratios are stable")
     ] = None,
-    max_seconds: Annotated[float, typer.Option(min=0.1, help="Longest time for timing, without --rounds.")] = 30.0,
+    max_seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of timing at most, without --rounds.")] = 30.0,
     seed: Annotated[int, typer.Option(help="Seed of the random input.")] = 0,
     profile: Annotated[bool, typer.Option("--profile", help="Also show the time of every layer.")] = False,
     as_json: common.AsJson = False,

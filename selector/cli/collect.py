@@ -32,20 +32,28 @@ _SECONDS_BETWEEN_LINES = 60.0  # of progress, where standard error is no termina
 
 Networks = Annotated[list[Path] | None, typer.Argument(help="More networks, after --from.", show_default=False)]
 From = Annotated[
-    list[Path] | None, typer.Option("--from", help="Collect the convolutions of this network; may be repeated.")
+    list[Path] | None,
+    typer.Option("--from", help="Collect the convolutions of this network; may be repeated.", show_default="none"),
 ]
 Architectures = Annotated[
-    Path | None, typer.Option(help="Collect the layers of the architectures in this folder, or plan with them.")
+    Path | None,
+    typer.Option(
+        help="Collect the layers of the architectures in this folder, or plan with them.", show_default="none"
+    ),
 ]
-Samples = Annotated[int | None, typer.Option(min=1, help="Collect this many random convolutions.")]
+Samples = Annotated[int | None, typer.Option(min=1, help="Collect this many random convolutions.", show_default="none")]
 Plan = Annotated[
-    int | None, typer.Option(min=1, help="Collect this many convolutions, a mix of published and random ones.")
+    int | None,
+    typer.Option(
+        min=1, help="Collect this many convolutions, a mix of published and random ones.", show_default="none"
+    ),
 ]
 Active = Annotated[
     Path | None,
     typer.Option(
         help="Folder of a released model: collect those convolutions that it is likely to be most wrong about, of "
-        "those given or of random ones."
+        "those given or of random ones.",
+        show_default="none",
     ),
 ]
 Targets = Annotated[
@@ -58,15 +66,29 @@ ThreadCounts = Annotated[
 ]
 Tracker = Annotated[
     str | None,
-    typer.Option("--rpc", metavar="HOST:PORT", help="Time on all devices that have the --key at this RPC tracker."),
+    typer.Option(
+        "--rpc",
+        metavar="HOST:PORT",
+        help="Time on all devices that have the --key at this RPC tracker.",
+        show_default="none",
+    ),
 ]
 Server = Annotated[
     str | None,
-    typer.Option("--rpc-server", metavar="HOST:PORT", help="Time on the device of this RPC server, without a tracker."),
+    typer.Option(
+        "--rpc-server",
+        metavar="HOST:PORT",
+        help="Time on the device of this RPC server, without a tracker.",
+        show_default="none",
+    ),
 ]
 Keys = Annotated[
     list[str] | None,
-    typer.Option("--key", help="Key of the devices; may be repeated. Rows of a NAME@emulated never enter training."),
+    typer.Option(
+        "--key",
+        help="Key of the devices; may be repeated. Rows of a NAME@emulated never enter training.",
+        show_default="none",
+    ),
 ]
 Linker = Annotated[
     str | None, typer.Option(help="Compiler that links for the devices.", show_default="one on the PATH")
@@ -96,8 +118,8 @@ def collect(
     width: Annotated[
         float, typer.Option(min=1e-4, help="Half the 95 % interval of log2(t_int16 / t_int8) to reach.")
     ] = 0.02,
-    max_seconds: Annotated[float, typer.Option(min=0.01, help="Longest time for timing a pair.")] = 0.5,
-    limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many rows.")] = None,
+    max_seconds: Annotated[float, typer.Option(min=0.01, help="Seconds of timing a pair at most.")] = 0.5,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many rows.", show_default="none")] = None,
     again: Annotated[bool, typer.Option("--again", help="Measure also what the dataset has already.")] = False,
     retry_errors: Annotated[
         bool, typer.Option("--retry-errors", help="Measure also what the dataset has only as an error.")

@@ -31,8 +31,14 @@ Model = Annotated[Path, typer.Argument(help="Quantized network: ONNX (QDQ or QOp
 Target = Annotated[
     str, typer.Option(help="'native', an LLVM cpu name (znver3, x86-64-v2, cortex-a72), or a TVM target as JSON.")
 ]
+# Names and default are also those of ``selector.policy.registry``; to import it takes TVM's compiler, and seconds.
+POLICIES = "learned, measure, roofline, rule, int8 or int16"
+DEFAULT_POLICY = "learned"
 PolicyName = Annotated[
-    str | None, typer.Option("--policy", help="Who chooses the lowering of each convolution, e.g. rule, int8, int16.")
+    str | None,
+    typer.Option(
+        "--policy", help=f"Who chooses the lowering of each convolution: {POLICIES}.", show_default=DEFAULT_POLICY
+    ),
 ]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads the network runs on.", show_default="the CPUs of this machine")
@@ -64,7 +70,7 @@ LazyWeights = Annotated[
 MaxSize = Annotated[
     str | None,
     typer.Option(
-        help="Bytes of the library, e.g. 20MB: lowerings that gain little time for many bytes are given up for it.",
+        help="Most bytes of the library, e.g. 20MB: lowerings that gain little time for many bytes are given up.",
         show_default="any",
     ),
 ]

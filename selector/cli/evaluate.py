@@ -21,7 +21,10 @@ def evaluate(
     ] = None,
     profiles: Annotated[
         Path | None,
-        typer.Option(help="Folder of profiles to take rates of targets from, e.g. datasets/targets/modelled."),
+        typer.Option(
+            help="Folder of profiles to take rates of targets from, e.g. datasets/targets/modelled.",
+            show_default="none",
+        ),
     ] = None,
     as_json: common.AsJson = False,
     debug: common.Debug = False,

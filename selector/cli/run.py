@@ -40,7 +40,12 @@ RunThreads = Annotated[
 ]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="A .npy file for the output; a folder, or one .npz, where there are several."),
+    typer.Option(
+        "--output",
+        "-o",
+        help="A .npy file for the output; a folder, or one .npz, where there are several.",
+        show_default="none",
+    ),
 ]
 
 

@@ -31,13 +31,16 @@ def train(
     dataset: Measurements = MEASUREMENTS,
     recipe: Annotated[Path, typer.Option(help="How to train: a TOML file.")] = RECIPE,
     add: Annotated[
-        list[Path] | None, typer.Option(help="Folder with further measurements, e.g. of your machine; repeatable.")
+        list[Path] | None,
+        typer.Option(help="Folder with further measurements, e.g. of your machine; repeatable.", show_default="none"),
     ] = None,
     trials: Annotated[
         int | None, typer.Option(min=0, help="Trials of the hyper-parameter search.", show_default="the recipe's")
     ] = None,
     no_tune: Annotated[bool, typer.Option("--no-tune", help="Take the recipe's hyper-parameters as they are.")] = False,
-    report: Annotated[Path | None, typer.Option(help="Write the evaluation as Markdown to this file.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write the evaluation as Markdown to this file.", show_default="none")
+    ] = None,
     as_json: common.AsJson = False,
     debug: common.Debug = False,
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from selector.cli import common
+from selector.wording import counted
 
 Policies = Annotated[
     list[str] | None,
@@ -108,7 +109,7 @@ def bench(
     name = f"{model.name} as {format}" if format else model.name
     for text, result in zip(shapes, results, strict=True):
         about_shapes = f", {text}" if len(shapes) > 1 else ""
-        title = f"{name}{about_shapes}, target {target}, {count} thread{'s' if count > 1 else ''}"
+        title = f"{name}{about_shapes}, target {target}, {counted(count, 'thread')}"
         common.console().print(tables.comparison_table(result, against or [result.comparison.timings[0].name], title))
         for contender, times in result.profiles.items():
             common.console().print(tables.profile_table(times, contender))

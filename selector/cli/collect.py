@@ -19,6 +19,7 @@ from rich.console import Console
 
 from selector.cli import common
 from selector.cli.device import parse_links, remote_targets
+from selector.wording import counted
 
 if TYPE_CHECKING:
     from selector.collect.campaign import Event, Progress
@@ -158,7 +159,7 @@ def collect(
     counts = list(dict.fromkeys(threads or (1, cores)))
     if max(counts) > cores:
         where = f"the device {' or '.join(map(str, links))}" if links else "this machine"
-        raise common.BadInput(f"--threads {max(counts)}: {where} has {cores} CPUs")
+        raise common.BadInput(f"--threads {max(counts)}: {where} has {counted(cores, 'CPU')}")
     with common.progress("listing convolutions", quiet=as_json):
         candidates = _candidates(paths, architectures, samples, plan, seed, counts)
     settings = campaign.Settings(Rules(width=width, max_seconds=max_seconds), workers, debug=debug)
@@ -180,7 +181,9 @@ def collect(
     if not as_json:
         common.console().print(_summary(result, into))
     if result.interrupted:
-        raise common.WorkFailed(f"stopped after {result.done} of {result.total} rows: the same command goes on there")
+        raise common.WorkFailed(
+            f"stopped after {result.done} of {counted(result.total, 'row')}: the same command goes on there"
+        )
     if result.done and result.errors == result.done:
         raise common.WorkFailed("not one pair could be measured: 'selector collect status' shows the errors")
 
@@ -234,7 +237,7 @@ def _tell_known(
 
     known = sum(measurement_key(item.workload, name) in finished for item in candidates for name in targets)
     if known:
-        typer.echo(f"{known} of {len(candidates) * len(targets)} rows are in {into} already", err=True)
+        typer.echo(f"already in {into}: {known} of {counted(len(candidates) * len(targets), 'row')}", err=True)
 
 
 @contextmanager
@@ -286,12 +289,14 @@ def describe(progress: Progress) -> str:
     parts = [f"{progress.rows_per_minute:.0f} rows/min"]
     if progress.remaining_seconds is not None:
         parts.append(f"{progress.remaining_seconds / 60:.0f} min left")
-    parts += [f"{progress.noisy} noisy", f"{progress.errors} errors"]
+    parts += [f"{progress.noisy} noisy", f"{counted(progress.errors, 'error')}"]
     shares = [f"{kind} {wins / pairs:.0%}" for kind, (wins, pairs) in sorted(progress.int8_wins.items())]
     return ", ".join(parts) + (f"; int8 faster: {', '.join(shares)}" if shares else "")
 
 
 def _summary(progress: Progress, into: Path) -> str:
-    text = f"{progress.done} rows in {progress.seconds / 60:.1f} min ({progress.rows_per_minute:.1f} rows/min) "
-    text += f"into {into}: {progress.noisy} noisy, {progress.errors} errors"
+    text = (
+        f"{counted(progress.done, 'row')} in {progress.seconds / 60:.1f} min ({progress.rows_per_minute:.1f} rows/min) "
+    )
+    text += f"into {into}: {progress.noisy} noisy, {counted(progress.errors, 'error')}"
     return text + (f", {progress.retries} timed again" if progress.retries else "")

@@ -22,6 +22,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from selector.wording import counted
+
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 _MOSTLY = 0.5
@@ -265,7 +267,8 @@ def describe_counts(counts: Mapping[str, int]) -> str:
         )
     text = ", ".join(f"{count} as {name}" for name, count in quantized.items())
     left = counts.get("tvm", 0)
-    return f"{sum(quantized.values())} quantized layers: {text}" + (f"; {left} left as TVM has them" if left else "")
+    text = f"{counted(sum(quantized.values()), 'quantized layer')}: {text}"
+    return f"{text}; {left} left as TVM has {'it' if left == 1 else 'them'}" if left else text
 
 
 def warn_of_float(share: float) -> None:

@@ -12,6 +12,7 @@ from selector.networks import NetworkComparison
 from selector.policy import Decision
 from selector.profiling import Profile
 from selector.verify import Difference
+from selector.wording import counted
 
 STYLES = {"int8": "cyan", "int16": "magenta", "tvm": "yellow"}
 
@@ -69,7 +70,7 @@ def deciders(decisions: Sequence[Decision]) -> dict[str, Any] | None:
 def describe_deciders(found: Mapping[str, Any]) -> str:
     """One line about what ``deciders`` found."""
     trust = found["trust"]
-    text = f"{found['trees']} of {found['layers']} layers decided by the trees"
+    text = f"{found['trees']} of {counted(found['layers'], 'layer')} decided by the trees"
     if trust is not None and trust[0] < 1:
         share = f"{trust[0]:.0%}" if trust[0] == trust[1] else f"{trust[0]:.0%} to {trust[1]:.0%}"
         text += f" (they count {share} and the roofline the rest, since no CPU like it was measured)"
@@ -129,7 +130,7 @@ def differences_table(differences: Sequence[Difference], shapes: str = "") -> Ta
 def comparison_table(result: NetworkComparison, references: Sequence[str], title: str) -> Table:
     """One row per contender; a column of time ratios per reference, below 1 is faster than it."""
     comparison = result.comparison
-    table = Table(title=f"{title}, {comparison.rounds} interleaved rounds", title_justify="left")
+    table = Table(title=f"{title}, {counted(comparison.rounds, 'interleaved round')}", title_justify="left")
     table.add_column("contender", no_wrap=True)
     table.add_column("median ms", justify="right")
     table.add_column("quartiles ms", justify="right")
@@ -154,7 +155,9 @@ def comparison_table(result: NetworkComparison, references: Sequence[str], title
 def profile_table(profile: Profile, title: str) -> Table:
     """One row per quantized layer, then one per other kernel; the longest tenth of the layers stands out."""
     run, inside = profile.total_us, profile.kernels_us
-    title = f"{title}: {run:.0f} µs a run, of which {inside:.0f} µs in kernels, median of {profile.rounds} runs"
+    title = (
+        f"{title}: {run:.0f} µs a run, of which {inside:.0f} µs in kernels, median of {counted(profile.rounds, 'run')}"
+    )
     table = Table(title=title, title_justify="left")
     table.add_column("layer or kernel", no_wrap=True, overflow="ellipsis", max_width=44)
     table.add_column("shape", no_wrap=True)

@@ -22,6 +22,7 @@ from selector.kernel_cases import KernelCase
 from selector.kernel_peers import KernelPeer, PeerKernel, fastest
 from selector.peers import PeerUnavailable
 from selector.target import TargetLike, profile, resolve
+from selector.wording import counted
 from selector.workload import ConvWorkload
 
 _BATCH = 32  # candidates that are built and timed between two updates of the cost model
@@ -127,7 +128,7 @@ def schedules(work: ConvWorkload, target: TargetLike, trials: int, database: Pat
         record.trace.apply_to_schedule(schedule, remove_postproc=False)
         found.append(schedule.mod)
     if not found:
-        raise PeerUnavailable(f"MetaSchedule found no schedule for {work.describe()} in {trials} trials")
+        raise PeerUnavailable(f"MetaSchedule found no schedule for {work.describe()} in {counted(trials, 'trial')}")
     return found
 
 

@@ -69,6 +69,7 @@ class TargetProfile:
 def resolve(target: TargetLike = "native") -> tvm.target.Target:
     """The tvm Target for ``"native"``, an LLVM cpu name, a dict as tvm takes it (also as JSON), or a Target itself.
 
+    ``"llvm"`` is what it is for tvm: any CPU of this machine's architecture.
     With what the kernels ask of LLVM for it.  Raises UnknownTarget, with what was given and what would do.
     """
     if isinstance(target, str):
@@ -142,6 +143,8 @@ def host_architecture() -> str:
 
 def _named(name: str) -> dict[str, Any]:
     """Target dict of an LLVM cpu name; the triple is the host's where the host's LLVM backend knows the name."""
+    if name == "llvm":  # what tvm.compile calls it
+        return {"kind": "llvm"}
     host = codegen.llvm_get_system_triple()
     for triple in dict.fromkeys((host, "x86_64-linux-gnu", "aarch64-linux-gnu", "riscv64-linux-gnu")):
         if name and codegen.llvm_is_valid_cpu(name, triple):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from selector.ffi import tvm_ffi
+from selector.wording import counted
 
 _ALIGNMENT = 64  # bytes; what TVM's kernels expect of every tensor
 
@@ -45,7 +46,7 @@ class Inputs:
         Raises ValueError for a wrong number of values, shape or dtype.
         """
         if len(values) != len(self._specs):
-            raise ValueError(f"the model takes {len(self._specs)} inputs, got {len(values)}")
+            raise ValueError(f"the model takes {counted(len(self._specs), 'input')}, got {len(values)}")
         for spec, value in zip(self._specs, values, strict=True):
             if isinstance(value, np.ma.MaskedArray):
                 raise ValueError(f"input '{spec.name}' is masked: fill what is masked first, e.g. with filled(0)")

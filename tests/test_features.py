@@ -41,6 +41,16 @@ def test_rows_are_documented_and_distinct() -> None:
         assert feature.unit
         assert feature.formula
         assert feature.reason
+        for value in (0.0, 0.5):
+            assert feature.in_words(value)
+
+
+def test_values_in_words() -> None:
+    table = {feature.name: feature for feature in TABLE}
+    assert table["ratio_traffic"].in_words(1.0) == "int16 moves 2.00 times the bytes"
+    assert table["threads"].in_words(2.0) == "4 threads share memory and the last cache"
+    assert table["threads"].in_words(0.0) == "one thread has memory and the last cache to itself"
+    assert table["int8_prepare"].in_words(0.25).startswith("int8 spends 25% of its time")
 
 
 @seed(0)

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,3 +115,23 @@ def test_names_of_the_package():
     assert dir(selector) == selector.__all__
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = selector.nothing
+
+
+def test_version(monkeypatch):
+    """Of the package, of the runtime alone, or of neither."""
+    assert selector.__version__ == selector._version()
+    installed = {"tvm-selector-runtime": "1.2"}
+
+    def version(name):
+        if name not in installed:
+            raise metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert selector._version() == "1.2"
+    installed.clear()
+    assert selector._version() == "0+unknown"
+
+
+def test_type_hints_are_announced():
+    assert Path(selector.__file__).with_name("py.typed").is_file()

@@ -54,6 +54,7 @@ def test_a_target_is_kept() -> None:
     target = resolve("x86-64-v3")
     assert resolve(target) is target
     assert isinstance(resolve({"kind": "llvm"}), tvm.target.Target)
+    assert str(resolve("llvm")) == str(tvm.target.Target("llvm"))
 
 
 def test_apples_arm64_is_aarch64() -> None:

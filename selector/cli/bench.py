@@ -9,8 +9,16 @@ from typing import Annotated
 import typer
 
 from selector.cli import common
+from selector.wording import counted
 
-Policies = Annotated[list[str] | None, typer.Option("--policy", help="A policy to time; may be repeated.")]
+Policies = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--policy",
+        help=f"A policy to time: {common.POLICIES}; may be repeated.",
+        show_default=common.DEFAULT_POLICY,
+    ),
+]
 Against = Annotated[
     list[str] | None,
     typer.Option(help="A peer to time: tvm, onnxruntime or litert; may be repeated.", show_default="those installed"),
@@ -38,7 +46,7 @@ def bench(
     rounds: Annotated[
         int | None, typer.Option(min=1, help="Rounds to run.", show_default="until the ratios are stable")
     ] = None,
-    max_seconds: Annotated[float, typer.Option(min=0.1, help="Longest time for timing, without --rounds.")] = 30.0,
+    max_seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of timing at most, without --rounds.")] = 30.0,
     seed: Annotated[int, typer.Option(help="Seed of the random input.")] = 0,
     profile: Annotated[bool, typer.Option("--profile", help="Also show the time of every layer.")] = False,
     as_json: common.AsJson = False,
@@ -101,7 +109,7 @@ def bench(
     name = f"{model.name} as {format}" if format else model.name
     for text, result in zip(shapes, results, strict=True):
         about_shapes = f", {text}" if len(shapes) > 1 else ""
-        title = f"{name}{about_shapes}, target {target}, {count} thread{'s' if count > 1 else ''}"
+        title = f"{name}{about_shapes}, target {target}, {counted(count, 'thread')}"
         common.console().print(tables.comparison_table(result, against or [result.comparison.timings[0].name], title))
         for contender, times in result.profiles.items():
             common.console().print(tables.profile_table(times, contender))

@@ -13,19 +13,24 @@ if TYPE_CHECKING:
     from selector.kernel_peers import KernelPeer
 
 Networks = Annotated[
-    list[Path] | None, typer.Option("--network", help="Take the distinct convolutions of this network; repeatable.")
+    list[Path] | None,
+    typer.Option("--network", help="Take the distinct convolutions of this network; repeatable.", show_default="none"),
 ]
-Shapes = Annotated[Path | None, typer.Option(help="Take the convolutions of a JSON or CSV file.")]
+Shapes = Annotated[Path | None, typer.Option(help="Take the convolutions of a JSON or CSV file.", show_default="none")]
 Against = Annotated[
     str | None,
     typer.Option(
-        help="Peer to time the same convolutions in: 'onnxruntime', or 'metaschedule', TVM's tuner (minutes for each)."
+        help="Peer to time the same convolutions in: 'onnxruntime', or 'metaschedule', TVM's tuner (minutes for each).",
+        show_default="none",
     ),
 ]
+Threads = Annotated[int, typer.Option(min=1, help="Threads a convolution runs on.")]
 Trials = Annotated[int, typer.Option(min=1, help="Candidates that metaschedule measures for a convolution.")]
 Records = Annotated[
     Path | None,
-    typer.Option(help="Folder that keeps metaschedule's records; what was tuned is not tuned again."),
+    typer.Option(
+        help="Folder that keeps metaschedule's records; what was tuned is not tuned again.", show_default="none"
+    ),
 ]
 Weights = Annotated[
     list[str] | None,
@@ -49,12 +54,14 @@ def bench_kernels(
     trials: Trials = 128,
     records: Records = None,
     target: common.Target = "native",
-    threads: common.Threads = 1,
+    threads: Threads = 1,
     rounds: Annotated[
         int | None, typer.Option(min=1, help="Rounds to run.", show_default="until the ratios are stable")
     ] = None,
-    max_seconds: Annotated[float, typer.Option(min=0.01, help="Longest timing of a convolution.")] = 1.0,
-    plot: Annotated[Path | None, typer.Option(help="Write a roofline plot (.png, .svg, .pdf).")] = None,
+    max_seconds: Annotated[float, typer.Option(min=0.01, help="Seconds of timing a convolution at most.")] = 1.0,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write a roofline plot (.png, .svg, .pdf).", show_default="none")
+    ] = None,
     as_json: common.AsJson = False,
     debug: common.Debug = False,
 ) -> None:

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from selector.cli import common
 from selector.cli.device import parse_links, remote_targets
+from selector.wording import counted
 
 if TYPE_CHECKING:
     from selector.collect.campaign import Event, Progress
@@ -32,20 +33,28 @@ _SECONDS_BETWEEN_LINES = 60.0  # of progress, where standard error is no termina
 
 Networks = Annotated[list[Path] | None, typer.Argument(help="More networks, after --from.", show_default=False)]
 From = Annotated[
-    list[Path] | None, typer.Option("--from", help="Collect the convolutions of this network; may be repeated.")
+    list[Path] | None,
+    typer.Option("--from", help="Collect the convolutions of this network; may be repeated.", show_default="none"),
 ]
 Architectures = Annotated[
-    Path | None, typer.Option(help="Collect the layers of the architectures in this folder, or plan with them.")
+    Path | None,
+    typer.Option(
+        help="Collect the layers of the architectures in this folder, or plan with them.", show_default="none"
+    ),
 ]
-Samples = Annotated[int | None, typer.Option(min=1, help="Collect this many random convolutions.")]
+Samples = Annotated[int | None, typer.Option(min=1, help="Collect this many random convolutions.", show_default="none")]
 Plan = Annotated[
-    int | None, typer.Option(min=1, help="Collect this many convolutions, a mix of published and random ones.")
+    int | None,
+    typer.Option(
+        min=1, help="Collect this many convolutions, a mix of published and random ones.", show_default="none"
+    ),
 ]
 Active = Annotated[
     Path | None,
     typer.Option(
         help="Folder of a released model: collect those convolutions that it is likely to be most wrong about, of "
-        "those given or of random ones."
+        "those given or of random ones.",
+        show_default="none",
     ),
 ]
 Targets = Annotated[
@@ -58,15 +67,29 @@ ThreadCounts = Annotated[
 ]
 Tracker = Annotated[
     str | None,
-    typer.Option("--rpc", metavar="HOST:PORT", help="Time on all devices that have the --key at this RPC tracker."),
+    typer.Option(
+        "--rpc",
+        metavar="HOST:PORT",
+        help="Time on all devices that have the --key at this RPC tracker.",
+        show_default="none",
+    ),
 ]
 Server = Annotated[
     str | None,
-    typer.Option("--rpc-server", metavar="HOST:PORT", help="Time on the device of this RPC server, without a tracker."),
+    typer.Option(
+        "--rpc-server",
+        metavar="HOST:PORT",
+        help="Time on the device of this RPC server, without a tracker.",
+        show_default="none",
+    ),
 ]
 Keys = Annotated[
     list[str] | None,
-    typer.Option("--key", help="Key of the devices; may be repeated. Rows of a NAME@emulated never enter training."),
+    typer.Option(
+        "--key",
+        help="Key of the devices; may be repeated. Rows of a NAME@emulated never enter training.",
+        show_default="none",
+    ),
 ]
 Linker = Annotated[
     str | None, typer.Option(help="Compiler that links for the devices.", show_default="one on the PATH")
@@ -96,8 +119,8 @@ def collect(
     width: Annotated[
         float, typer.Option(min=1e-4, help="Half the 95 % interval of log2(t_int16 / t_int8) to reach.")
     ] = 0.02,
-    max_seconds: Annotated[float, typer.Option(min=0.01, help="Longest time for timing a pair.")] = 0.5,
-    limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many rows.")] = None,
+    max_seconds: Annotated[float, typer.Option(min=0.01, help="Seconds of timing a pair at most.")] = 0.5,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many rows.", show_default="none")] = None,
     again: Annotated[bool, typer.Option("--again", help="Measure also what the dataset has already.")] = False,
     retry_errors: Annotated[
         bool, typer.Option("--retry-errors", help="Measure also what the dataset has only as an error.")
@@ -136,7 +159,7 @@ def collect(
     counts = list(dict.fromkeys(threads or (1, cores)))
     if max(counts) > cores:
         where = f"the device {' or '.join(map(str, links))}" if links else "this machine"
-        raise common.BadInput(f"--threads {max(counts)}: {where} has {cores} CPUs")
+        raise common.BadInput(f"--threads {max(counts)}: {where} has {counted(cores, 'CPU')}")
     with common.progress("listing convolutions", quiet=as_json):
         candidates = _candidates(paths, architectures, samples, plan, seed, counts)
     settings = campaign.Settings(Rules(width=width, max_seconds=max_seconds), workers, debug=debug)
@@ -158,7 +181,9 @@ def collect(
     if not as_json:
         common.console().print(_summary(result, into))
     if result.interrupted:
-        raise common.WorkFailed(f"stopped after {result.done} of {result.total} rows: the same command goes on there")
+        raise common.WorkFailed(
+            f"stopped after {result.done} of {counted(result.total, 'row')}: the same command goes on there"
+        )
     if result.done and result.errors == result.done:
         raise common.WorkFailed("not one pair could be measured: 'selector collect status' shows the errors")
 
@@ -212,7 +237,7 @@ def _tell_known(
 
     known = sum(measurement_key(item.workload, name) in finished for item in candidates for name in targets)
     if known:
-        typer.echo(f"{known} of {len(candidates) * len(targets)} rows are in {into} already", err=True)
+        typer.echo(f"already in {into}: {known} of {counted(len(candidates) * len(targets), 'row')}", err=True)
 
 
 @contextmanager
@@ -264,12 +289,14 @@ def describe(progress: Progress) -> str:
     parts = [f"{progress.rows_per_minute:.0f} rows/min"]
     if progress.remaining_seconds is not None:
         parts.append(f"{progress.remaining_seconds / 60:.0f} min left")
-    parts += [f"{progress.noisy} noisy", f"{progress.errors} errors"]
+    parts += [f"{progress.noisy} noisy", f"{counted(progress.errors, 'error')}"]
     shares = [f"{kind} {wins / pairs:.0%}" for kind, (wins, pairs) in sorted(progress.int8_wins.items())]
     return ", ".join(parts) + (f"; int8 faster: {', '.join(shares)}" if shares else "")
 
 
 def _summary(progress: Progress, into: Path) -> str:
-    text = f"{progress.done} rows in {progress.seconds / 60:.1f} min ({progress.rows_per_minute:.1f} rows/min) "
-    text += f"into {into}: {progress.noisy} noisy, {progress.errors} errors"
+    text = (
+        f"{counted(progress.done, 'row')} in {progress.seconds / 60:.1f} min ({progress.rows_per_minute:.1f} rows/min) "
+    )
+    text += f"into {into}: {progress.noisy} noisy, {counted(progress.errors, 'error')}"
     return text + (f", {progress.retries} timed again" if progress.retries else "")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from selector.cli import common
+from selector.wording import counted
 
 Folder = Annotated[Path, typer.Argument(help="Dataset folder, as `selector collect` writes it.")]
 
@@ -38,7 +39,7 @@ def status(folder: Folder = MEASUREMENTS, as_json: common.AsJson = False, debug:
     for rows, columns, title in shown.values():
         if not rows.is_empty():
             out.print(dataset_tables.table(rows, columns, title))
-    out.print(f"{folder}: {len(frame)} rows")
+    out.print(f"{folder}: {counted(len(frame), 'row')}")
 
 
 @common.command
@@ -64,9 +65,9 @@ def validate(
         out = common.console()
         if found.findings:
             out.print(dataset_tables.findings_table(found))
-        rebuilt = f", kernels of {found.rebuilt} rows built again" if rebuild else ""
+        rebuilt = f", kernels of {counted(found.rebuilt, 'row')} built again" if rebuild else ""
         state = "valid" if found.valid else "not valid"
-        out.print(f"{folder} is {state}: {found.files} files, {found.rows} rows{rebuilt}")
+        out.print(f"{folder} is {state}: {counted(found.files, 'file')}, {counted(found.rows, 'row')}{rebuilt}")
     if not found.valid:
         raise typer.Exit(common.EXIT_FAILED)
 
@@ -82,7 +83,9 @@ def renumber(folder: Folder = MEASUREMENTS, as_json: common.AsJson = False, debu
     if as_json:
         common.print_json({"folder": str(folder)} | asdict(done))
         return
-    text = f"{done.renumbered} rows have the same code today, {done.changed} have not and do not count any more"
+    text = (
+        f"{counted(done.renumbered, 'row')} of the same code as today, {done.changed} of other code, no longer counted"
+    )
     common.console().print(f"{folder}: {text}; {done.kept} had today's number")
 
 
@@ -105,8 +108,8 @@ def merge(
     if as_json:
         common.print_json({"into": str(into)} | asdict(merged))
         return
-    text = f"{merged.added} rows added to {into}, {merged.duplicates} were there already"
-    common.console().print(text + (f", {merged.repeated} repeat a workload" if merged.repeated else ""))
+    text = f"{counted(merged.added, 'row')} added to {into}, {merged.duplicates} there already"
+    common.console().print(text + (f", {merged.repeated} of a workload that others have" if merged.repeated else ""))
 
 
 @common.command

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import sys
 import warnings
@@ -21,6 +22,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from selector.wording import counted
+
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 _MOSTLY = 0.5
@@ -30,8 +33,14 @@ Model = Annotated[Path, typer.Argument(help="Quantized network: ONNX (QDQ or QOp
 Target = Annotated[
     str, typer.Option(help="'native', an LLVM cpu name (znver3, x86-64-v2, cortex-a72), or a TVM target as JSON.")
 ]
+# Names and default are also those of ``selector.policy.registry``; to import it takes TVM's compiler, and seconds.
+POLICIES = "learned, measure, roofline, rule, int8 or int16"
+DEFAULT_POLICY = "learned"
 PolicyName = Annotated[
-    str | None, typer.Option("--policy", help="Who chooses the lowering of each convolution, e.g. rule, int8, int16.")
+    str | None,
+    typer.Option(
+        "--policy", help=f"Who chooses the lowering of each convolution: {POLICIES}.", show_default=DEFAULT_POLICY
+    ),
 ]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads the network runs on.", show_default="the CPUs of this machine")
@@ -63,7 +72,7 @@ LazyWeights = Annotated[
 MaxSize = Annotated[
     str | None,
     typer.Option(
-        help="Bytes of the library, e.g. 20MB: lowerings that gain little time for many bytes are given up for it.",
+        help="Most bytes of the library, e.g. 20MB: lowerings that gain little time for many bytes are given up.",
         show_default="any",
     ),
 ]
@@ -258,7 +267,8 @@ def describe_counts(counts: Mapping[str, int]) -> str:
         )
     text = ", ".join(f"{count} as {name}" for name, count in quantized.items())
     left = counts.get("tvm", 0)
-    return f"{sum(quantized.values())} quantized layers: {text}" + (f"; {left} left as TVM has them" if left else "")
+    text = f"{counted(sum(quantized.values()), 'quantized layer')}: {text}"
+    return f"{text}; {left} left as TVM has {'it' if left == 1 else 'them'}" if left else text
 
 
 def warn_of_float(share: float) -> None:
@@ -282,8 +292,9 @@ def print_json(value: dict[str, Any]) -> None:
 
 
 def console() -> Console:
-    """Standard output for people: as wide as the terminal, PIPE_WIDTH columns where it is none."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    """Standard output for people: as wide as COLUMNS or the terminal, PIPE_WIDTH columns where there is neither."""
+    known = sys.stdout.isatty() or os.environ.get("COLUMNS")
+    return Console(highlight=False, width=None if known else PIPE_WIDTH)
 
 
 @contextmanager

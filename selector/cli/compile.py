@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from selector.cli import common
+from selector.wording import counted
 
 if TYPE_CHECKING:
     import tvm
@@ -117,7 +118,9 @@ def compile_network(
     else:
         _print(summary, compiled, differences)
         if threads is None and why_not_here(profile(resolved)):
-            common.console().print(f"it will use {count} threads, the CPUs of this machine (--threads: of the device)")
+            common.console().print(
+                f"it will use {counted(count, 'thread')}, the CPUs of this machine (--threads: of the device)"
+            )
     if failed:
         worst = max(failed, key=lambda row: row.largest / row.tolerance if row.tolerance else math.inf)
         raise common.WorkFailed(

@@ -13,6 +13,7 @@ import typer
 from rich.table import Table
 
 from selector.cli import common
+from selector.wording import counted
 
 if TYPE_CHECKING:
     from selector.collect.link import Link
@@ -125,7 +126,7 @@ def list_devices(
         table.add_row(load.key, str(load.devices), str(load.free), str(load.pending), addresses)
     if loads:
         common.console().print(table)
-    typer.echo(f"{len(devices)} devices at {tracker}")
+    typer.echo(f"{counted(len(devices), 'device')} at {tracker}")
 
 
 def parse_address(text: str, option: str) -> tuple[str, int]:

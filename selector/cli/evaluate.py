@@ -10,6 +10,7 @@ import typer
 
 from selector.cli import common
 from selector.cli.train import MEASUREMENTS, Measurements, Model, require_packages
+from selector.wording import counted
 
 
 @common.command
@@ -21,7 +22,10 @@ def evaluate(
     ] = None,
     profiles: Annotated[
         Path | None,
-        typer.Option(help="Folder of profiles to take rates of targets from, e.g. datasets/targets/modelled."),
+        typer.Option(
+            help="Folder of profiles to take rates of targets from, e.g. datasets/targets/modelled.",
+            show_default="none",
+        ),
     ] = None,
     as_json: common.AsJson = False,
     debug: common.Debug = False,
@@ -60,7 +64,7 @@ def evaluate(
         )
         return
     out = common.console()
-    title = f"{len(rows)} rows of {dataset}: efficiency is time of the faster ÷ time of the chosen"
+    title = f"{counted(len(rows), 'row')} of {dataset}: efficiency is time of the faster ÷ time of the chosen"
     out.print(learning.policies_table(result.scores(), result.time_ratios(), title))
     for column in ("target", "kind", "threads"):
         groups = {name: result.scores_by(column, name) for name in chosen}

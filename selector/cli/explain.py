@@ -10,6 +10,7 @@ from selector.cli import common
 
 if TYPE_CHECKING:
     from selector.policy import Decision
+    from selector.target import TargetProfile
 
     Stored = dict[str, dict[str, int]]  # see ``selector.stored_bytes``
 
@@ -26,13 +27,16 @@ def explain(
     batch: common.Batch = None,
     lazy_weights: common.LazyWeights = True,
     max_size: common.MaxSize = None,
+    details: Annotated[
+        bool, typer.Option("--details", help="Also show reasons, bytes and what decided, some lines for each layer.")
+    ] = False,
     sizes: Annotated[
-        bool, typer.Option("--bytes/--no-bytes", help="Show the bytes of weights under each lowering.")
+        bool, typer.Option("--bytes/--no-bytes", help="With --details or --json: bytes of weights under each lowering.")
     ] = True,
     as_json: common.AsJson = False,
     debug: common.Debug = False,
 ) -> None:
-    """Show the lowering of every convolution and the reason for it."""
+    """Show the lowering of every convolution, and with --details the reasons for it."""
     common.existing_file(model, "the network")
     import selector
     from selector.graph.compile import layer_bytes
@@ -60,7 +64,11 @@ def explain(
     for text, one in zip(shapes, made, strict=True):
         if len(made) > 1:
             common.console().print(f"{text}:")
-        _print(one, stored)
+        _print(one)
+        if details:
+            _print_details(one, stored, profile(resolved))
+    if not details and decisions:
+        common.console().print("--details: reasons, bytes and what decided, for each layer")
 
 
 def _facts(decisions: list[Decision], stored: Stored) -> dict[str, Any]:
@@ -76,20 +84,34 @@ def _facts(decisions: list[Decision], stored: Stored) -> dict[str, Any]:
     }
 
 
-def _print(decisions: list[Decision], stored: Stored) -> None:
+def _print(decisions: list[Decision]) -> None:
     """The decisions for one set of shapes, for people."""
+    from selector.report import decisions as report
     from selector.report import tables
 
     out = common.console()
     counts, deciders = tables.lowering_counts(decisions), tables.deciders(decisions)
     if decisions:
-        out.print(tables.decisions_table(decisions, stored))
-    predictions = tables.predictions_table(decisions)
-    if predictions is not None:
-        out.print(predictions)
+        out.print(report.decisions_table(decisions, out.width))
+        out.print()
+        out.print(report.legend(decisions))
+    for line in report.left_in_float(decisions):
+        out.print(line, markup=False)
     out.print(common.describe_counts(counts))
     if deciders is not None:
         out.print(tables.describe_deciders(deciders))
+
+
+def _print_details(decisions: list[Decision], stored: Stored, target: TargetProfile) -> None:
+    from selector.report import decisions as report
+    from selector.report import tables
+
+    out = common.console()
     if stored:
         total = {name: tables.format_bytes(size) for name, size in tables.total_bytes(stored, decisions).items()}
         out.print("weights in the library: " + ", ".join(f"{size} {_HOW[name]}" for name, size in total.items()))
+    if any(decision.movers for decision in decisions):
+        out.print("for int8, ×1.20: what follows raised the predicted ratio by this factor; for int16: lowered it")
+    out.print()
+    for line in report.details(decisions, stored, target, out.width):
+        out.print(line)

@@ -9,6 +9,7 @@ import typer
 
 from selector.cli import common
 from selector.cli.train import MEASUREMENTS, Measurements, Model, require_packages
+from selector.wording import counted
 
 Name = Annotated[str, typer.Argument(help="Alias (champion, candidate) or number of a version.")]
 
@@ -94,7 +95,7 @@ def reproduce(
         common.print_json({"model": released.name} | result.to_dict())
     else:
         known = "that it was made of" if result.digest == result.released_digest else f"not {result.released_digest}"
-        typer.echo(f"data set {result.digest}, {known}: {result.rows} rows")
+        typer.echo(f"data set {result.digest}, {known}: {counted(result.rows, 'row')}")
         typer.echo(f"trees: {'the same, byte for byte' if result.same_trees else 'others'}")
         typer.echo(f"decisions: {result.same_decisions} of {result.rows} as {released.name} makes them")
     if not result.reproduced:

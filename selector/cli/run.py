@@ -12,6 +12,7 @@ import numpy as np
 import typer
 
 from selector.cli import common
+from selector.wording import counted
 
 if TYPE_CHECKING:
     from selector.runtime import Network
@@ -40,7 +41,12 @@ RunThreads = Annotated[
 ]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="A .npy file for the output; a folder, or one .npz, where there are several."),
+    typer.Option(
+        "--output",
+        "-o",
+        help="A .npy file for the output; a folder, or one .npz, where there are several.",
+        show_default="none",
+    ),
 ]
 
 
@@ -145,7 +151,7 @@ def _checked(given: list[_Given], network: Network) -> list[np.ndarray]:
             given = [named[spec.name] for spec in specs]
         if len(given) != len(specs):
             wanted = ", ".join(spec.name for spec in specs)
-            text = f"{len(specs)} input{'s' if len(specs) > 1 else ''} ({wanted})"
+            text = f"{counted(len(specs), 'input')} ({wanted})"
             raise common.BadInput(f"the network has {text}, got {len(given)} --input")
         specs = list(network.variants[network.variant_for([item.array for item in given])].inputs)
     except ValueError as error:

@@ -91,7 +91,7 @@ def calibrate(
         typer.Option(help="Target to measure on this machine; repeatable.", show_default="native"),
     ] = None,
     into: Into = None,
-    max_seconds: Annotated[float, typer.Option(min=0.01, help="Longest timing of one target.")] = 20.0,
+    max_seconds: Annotated[float, typer.Option(min=0.01, help="Seconds of timing one target at most.")] = 20.0,
     as_json: common.AsJson = False,
     debug: common.Debug = False,
 ) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selector.cli import common
+from selector.wording import counted
 
 if TYPE_CHECKING:
     from selector.learn.pipeline import Trained
@@ -31,13 +32,16 @@ def train(
     dataset: Measurements = MEASUREMENTS,
     recipe: Annotated[Path, typer.Option(help="How to train: a TOML file.")] = RECIPE,
     add: Annotated[
-        list[Path] | None, typer.Option(help="Folder with further measurements, e.g. of your machine; repeatable.")
+        list[Path] | None,
+        typer.Option(help="Folder with further measurements, e.g. of your machine; repeatable.", show_default="none"),
     ] = None,
     trials: Annotated[
         int | None, typer.Option(min=0, help="Trials of the hyper-parameter search.", show_default="the recipe's")
     ] = None,
     no_tune: Annotated[bool, typer.Option("--no-tune", help="Take the recipe's hyper-parameters as they are.")] = False,
-    report: Annotated[Path | None, typer.Option(help="Write the evaluation as Markdown to this file.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write the evaluation as Markdown to this file.", show_default="none")
+    ] = None,
     as_json: common.AsJson = False,
     debug: common.Debug = False,
 ) -> None:
@@ -113,10 +117,9 @@ def _show(trained: Trained, logged: Logged, *, as_json: bool) -> None:
         return
     out = common.console()
     for protocol, held_out in trained.evaluation.held_out.items():
-        title = (
-            f"held out by {protocol}: {len(held_out.rows)} rows, efficiency is time of the faster ÷ time of the chosen"
-        )
+        rows = counted(len(held_out.rows), "row")
+        title = f"held out by {protocol}: {rows}, efficiency is time of the faster ÷ time of the chosen"
         out.print(learning.policies_table(held_out.scores(), held_out.time_ratios(), title))
     out.print(learning.verdicts_table(verdicts))
-    out.print(f"{len(trained.dataset)} rows, data set {trained.dataset.digest}, {trained.seconds:.0f} s")
+    out.print(f"{counted(len(trained.dataset), 'row')}, data set {trained.dataset.digest}, {trained.seconds:.0f} s")
     out.print(f"version {logged.version} is the candidate: `selector models promote` makes it the champion")

@@ -31,6 +31,7 @@ from selector.cross import find_linker
 from selector.lowering import Kernel
 from selector.lowering.pipeline import compile_kernel
 from selector.target import TargetLike, TargetProfile, architecture, host_architecture
+from selector.wording import counted
 from selector.workload import ConvWorkload
 
 FACTS = "selector.device.facts"  # global function of `selector device serve`: what is known about the CPU, in JSON
@@ -235,8 +236,8 @@ def _use_threads(session: rpc.RPCSession, threads: int) -> None:
     given = _call(session, "runtime.NumThreads")
     if given != threads:
         raise RuntimeError(
-            f"kernels run on {given} threads there, not {threads}: start the server with `selector device serve`, "
-            "or with TVM_NUM_THREADS set"
+            f"kernels run on {counted(given, 'thread')} there, not {threads}: start the server with "
+            "`selector device serve`, or with TVM_NUM_THREADS set"
         )
 
 

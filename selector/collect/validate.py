@@ -17,6 +17,7 @@ from selector.collect.record import DatasetError
 from selector.collect.store import JOURNAL, existing_folder, pending_table
 from selector.collect.table import SCHEMA
 from selector.lowering.version import KERNEL_VERSION
+from selector.wording import counted
 
 Severity = Literal["error", "warning", "note"]
 
@@ -78,7 +79,7 @@ def validate(
     for findings_of in _CHECKS:
         findings += findings_of(frame)
     rows = sample(frame, rebuild, seed) if rebuild else frame.clear()
-    what = f"kernels of {len(rows)} rows are not the measured ones"
+    what = f"kernels of {counted(len(rows), 'row')} are not the measured ones"
     findings += _examples("error", "rebuild", what, wrong(rows, progress))
     return Validation(len(paths), len(frame), len(rows), tuple(findings))
 
@@ -98,7 +99,8 @@ def _place(path: Path, table: pa.Table) -> Iterator[Finding]:
 def _duplicates(count: int) -> Iterator[Finding]:
     if count:
         text = (
-            f"{count} rows are there twice, with the same id; they are read once, and `compact` or `merge` drops them"
+            f"{counted(count, 'row')} there twice, with the same id: each is read once, and `compact` or `merge` drops "
+            "the other"
         )
         yield Finding("warning", "duplicate ids", text, count)
 
@@ -106,7 +108,12 @@ def _duplicates(count: int) -> Iterator[Finding]:
 def _repetitions(frame: pl.DataFrame) -> Iterator[Finding]:
     repeated = len(frame) - frame["key"].n_unique()
     if repeated:
-        yield Finding("note", "repeated keys", f"{repeated} rows repeat a workload on the same target", repeated)
+        yield Finding(
+            "note",
+            "repeated keys",
+            f"{counted(repeated, 'row')} of a workload that others have on the same target",
+            repeated,
+        )
 
 
 def _rows(frame: pl.DataFrame) -> Iterator[Finding]:

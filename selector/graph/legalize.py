@@ -24,7 +24,7 @@ from selector.graph.passes.fuse import Layer
 from selector.graph.stored import constants_of, digest, nbytes
 from selector.lowering.kernel import Recipe
 from selector.policy import Decision, Policy, budget
-from selector.policy.base import only_choice
+from selector.policy.base import checked, only_choice
 from selector.target import TargetProfile, profile
 from selector.tensors import TensorSpec
 from selector.workload import ConvConstants, ConvWorkload, UnsupportedWorkload
@@ -115,10 +115,11 @@ class Session:
         return [next(answers) if decision is None else decision for decision in forced]
 
     def _ask_policy(self, workloads: list[ConvWorkload]) -> list[Decision]:
-        decide_all = getattr(self.policy, "decide_all", None)
+        name, decide_all = type(self.policy).__name__, getattr(self.policy, "decide_all", None)
         if decide_all is not None:
-            return list(decide_all(workloads, self.target))
-        return [self.policy.decide(workload, self.target) for workload in workloads]
+            return checked(decide_all(workloads, self.target), len(workloads), f"{name}.decide_all")
+        answers = [self.policy.decide(workload, self.target) for workload in workloads]
+        return checked(answers, len(workloads), f"{name}.decide")
 
     def _shared(self, layer: str, decision: Decision) -> Decision:
         """The decision, but with the lowering of the first shapes: each packs weights in its own way.

@@ -36,6 +36,7 @@ from selector.threads import host_cores
 def pipeline(target: TargetLike = "native", policy: str | Policy | None = None, threads: int | None = None) -> Any:
     """A Relax pipeline for ``tvm.compile(mod, target, relax_pipeline=...)``.
 
+    tvm.compile takes no name of a CPU: give both ``selector.resolve_target(name)``.
     ``threads`` is what the kernels are laid out for and what the policy is told; None: all cores.
     Raises UnknownTarget and UnknownPolicy.
     """
@@ -50,7 +51,7 @@ def session_pipeline(target: tvm.target.Target, session: Session) -> Any:
     @tvm.transform.module_pass(opt_level=0, name="selector")
     def run(mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         current = tvm.target.Target.current(allow_none=True)
-        if current is not None and str(current) != str(target):
+        if current is not None and str(resolve(current)) != str(target):
             # LLVM ends the process when it meets an instruction that its target lacks
             raise ValueError(f"the pipeline was made for the target {target}, the compilation is for {current}")
         return finished(legalized(mod, session, target), [session], target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -11,6 +12,8 @@ from selector.workload import ConvWorkload
 
 LoweringName = Literal["int8", "int16"]
 LOWERING_NAMES: tuple[LoweringName, ...] = ("int8", "int16")
+
+_ANSWERS = (*LOWERING_NAMES, "tvm")  # what a policy may choose
 
 TIE = 0.1  # |log2(t_int16 / t_int8)| below which both lowerings are as fast, as far as measurements can tell: 7 %
 
@@ -59,6 +62,31 @@ class Decision:
         return Decision(**{**values, **fields})
 
 
+class BadDecision(TypeError):
+    """A policy's answer is no decision; the message says what was wanted and what was given."""
+
+
+def checked(answers: object, count: int, asked: str) -> list[Decision]:
+    """The answers of a policy for ``count`` workloads; ``asked``: its method, for the message.  Raises BadDecision."""
+    if not isinstance(answers, list | tuple) or len(answers) != count:
+        given = f"{len(answers)} of them" if isinstance(answers, list | tuple) else _shown(answers)
+        raise BadDecision(f"{asked} must return a list of {count} selector.Decision, one a workload, got {given}")
+    for answer in answers:
+        if not isinstance(answer, Decision):
+            raise BadDecision(
+                f'{asked} must return a selector.Decision, e.g. Decision("int8", source="mine", reason="why"), '
+                f"got {_shown(answer)}"
+            )
+        if answer.lowering not in _ANSWERS:
+            raise BadDecision(f"{asked} must choose one of {', '.join(_ANSWERS)}, got {_shown(answer.lowering)}")
+    return list(answers)
+
+
+def _shown(value: object) -> str:
+    """A value and its type, at most a line."""
+    return "None" if value is None else f"{type(value).__name__} {reprlib.repr(value)}"
+
+
 def only_choice(workload: ConvWorkload) -> Decision | None:
     """The decision for a workload that one lowering takes; None where a policy has a choice."""
     if not workload.has_16bit_data:
@@ -81,5 +109,8 @@ class Policy(Protocol):
     """
 
     def decide(self, workload: ConvWorkload, target: TargetProfile) -> Decision:
-        """Choose a lowering.  ``layer`` and ``workload`` of the answer are filled in by the hook."""
+        """Choose a lowering.  ``layer`` and ``workload`` of the answer are filled in by the hook.
+
+        Any other answer than a Decision makes the compilation fail with a BadDecision.
+        """
         ...

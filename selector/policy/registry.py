@@ -35,6 +35,8 @@ def resolve(policy: str | Policy | None = None) -> Policy:
             names = ", ".join(POLICIES)
             raise UnknownPolicy(f"unknown policy '{policy}': give one of {names}, or an object with 'decide'")
         return POLICIES[policy]()
+    if isinstance(policy, type):
+        raise UnknownPolicy(f"a policy is an object, got the class {policy.__name__}: give {policy.__name__}()")
     if not isinstance(policy, Policy):
         raise UnknownPolicy(f"a policy needs a method 'decide(workload, target)', got {type(policy).__name__}")
     return policy

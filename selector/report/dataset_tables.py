@@ -12,6 +12,7 @@ from rich.table import Table
 from selector.collect.quality import Agreement
 from selector.collect.table import workload
 from selector.collect.validate import Validation
+from selector.wording import counted
 
 # column -> heading, format of a cell; a column without a format holds text
 Columns = Mapping[str, tuple[str, str]]
@@ -85,7 +86,7 @@ def table(frame: pl.DataFrame, columns: Columns, title: str) -> Table:
 
 def findings_table(found: Validation) -> Table:
     """What a validation found, one row each."""
-    result = Table(title=f"{found.files} files, {found.rows} rows", title_justify="left")
+    result = Table(title=f"{counted(found.files, 'file')}, {counted(found.rows, 'row')}", title_justify="left")
     for heading in ("", "check", "finding"):
         result.add_column(heading, overflow="fold")
     for finding in found.findings:

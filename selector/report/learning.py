@@ -17,6 +17,7 @@ from selector.learn.evaluation import LEARNED, TREES, HeldOut, Verdict
 from selector.learn.metrics import Score, efficiency
 from selector.learn.registry import PROTOCOLS, Comparison, Version
 from selector.target import profile
+from selector.wording import counted
 from selector.workload import ConvWorkload
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def _regret(axes: Axes, held_out: HeldOut, protocol: str) -> None:
     axes.set(
         xlabel="regret: time of the chosen lowering / time of the faster - 1", ylabel="share of rows that lose more"
     )
-    axes.set_title(f"held out by {protocol}, {len(held_out.rows)} rows")
+    axes.set_title(f"held out by {protocol}, {counted(len(held_out.rows), 'row')}")
     axes.legend(fontsize="small")
 
 

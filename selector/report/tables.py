@@ -12,8 +12,9 @@ from selector.networks import NetworkComparison
 from selector.policy import Decision
 from selector.profiling import Profile
 from selector.verify import Difference
+from selector.wording import counted
 
-_STYLES = {"int8": "cyan", "int16": "magenta", "tvm": "yellow"}
+STYLES = {"int8": "cyan", "int16": "magenta", "tvm": "yellow"}
 
 
 def decision_row(decision: Decision) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def deciders(decisions: Sequence[Decision]) -> dict[str, Any] | None:
 def describe_deciders(found: Mapping[str, Any]) -> str:
     """One line about what ``deciders`` found."""
     trust = found["trust"]
-    text = f"{found['trees']} of {found['layers']} layers decided by the trees"
+    text = f"{found['trees']} of {counted(found['layers'], 'layer')} decided by the trees"
     if trust is not None and trust[0] < 1:
         share = f"{trust[0]:.0%}" if trust[0] == trust[1] else f"{trust[0]:.0%} to {trust[1]:.0%}"
         text += f" (they count {share} and the roofline the rest, since no CPU like it was measured)"
@@ -82,7 +83,7 @@ def total_bytes(stored: Mapping[str, Mapping[str, int]], decisions: Sequence[Dec
     """Bytes of a network's weights in a library: as decided, and with one lowering for every layer that takes it."""
     chosen = [stored[item.layer].get(item.lowering, 0) for item in decisions if item.layer in stored]
     return {"chosen": sum(chosen)} | {
-        name: sum(sizes.get(name, max(sizes.values())) for sizes in stored.values()) for name in _names(stored)
+        name: sum(sizes.get(name, max(sizes.values())) for sizes in stored.values()) for name in lowering_names(stored)
     }
 
 
@@ -99,64 +100,9 @@ def largest_layers(
     return [{"layer": item.layer, "lowering": item.lowering, "bytes": size} for size, item in found[:most]]
 
 
-def _names(stored: Mapping[str, Mapping[str, int]]) -> list[str]:
+def lowering_names(stored: Mapping[str, Mapping[str, int]]) -> list[str]:
     """The lowerings of all layers."""
     return list(dict.fromkeys(name for sizes in stored.values() for name in sizes))
-
-
-def decisions_table(decisions: Sequence[Decision], stored: Mapping[str, Mapping[str, int]]) -> Table:
-    """One row per convolution or dense layer, in the network's order; ``stored``: see ``selector.stored_bytes``."""
-    table = Table()
-    table.add_column("layer", no_wrap=True, overflow="ellipsis", max_width=28)
-    table.add_column("shape", no_wrap=True)
-    table.add_column("kind", no_wrap=True)
-    table.add_column("bytes", justify="right", no_wrap=True)
-    table.add_column("MMAC", justify="right", no_wrap=True)
-    lowerings = _names(stored)
-    for name in lowerings:
-        table.add_column(f"weights\nas {name}", justify="right", no_wrap=True)
-    table.add_column("lowering", no_wrap=True)
-    table.add_column("decided by")
-    for decision in decisions:
-        row = decision_row(decision)
-        style = _STYLES[decision.lowering]
-        sizes = stored.get(decision.layer, {})
-        table.add_row(
-            decision.layer,
-            row["shape"] or "-",
-            row["kind"] or "-",
-            "-" if row["bytes"] is None else format_bytes(row["bytes"]),
-            "-" if row["macs"] is None else f"{row['macs'] / 1e6:.2f}",
-            *["-" if size is None else format_bytes(size) for size in map(sizes.get, lowerings)],
-            f"[{style}]{decision.lowering}[/]",
-            decision.reason if decision.source in decision.reason else f"{decision.source}: {decision.reason}",
-        )
-    return table
-
-
-def predictions_table(decisions: Sequence[Decision]) -> Table | None:
-    """One row per layer whose times were predicted or measured; None where none were."""
-    rated = [decision for decision in decisions if decision.log2_ratio is not None]
-    if not rated:
-        return None
-    table = Table(title="time of int16 ÷ time of int8, above 1 int8 is faster", title_justify="left")
-    table.add_column("layer", no_wrap=True, overflow="ellipsis", max_width=44)
-    table.add_column("lowering", no_wrap=True)
-    table.add_column("ratio", justify="right", no_wrap=True)
-    table.add_column("80 % of measurements", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    table.add_column("moved most by, as factors")
-    for decision in rated:
-        style = _STYLES[decision.lowering]
-        table.add_row(
-            decision.layer,
-            f"[{style}]{decision.lowering}[/]",
-            f"{2 ** (decision.log2_ratio or 0):.2f}",
-            "-" if decision.interval is None else " – ".join(f"{2**end:.2f}" for end in decision.interval),
-            decision.certainty,
-            ", ".join(f"{name} {2**change:.2f}" for name, change in decision.movers) or "-",
-        )
-    return table
 
 
 def differences_table(differences: Sequence[Difference], shapes: str = "") -> Table:
@@ -184,7 +130,7 @@ def differences_table(differences: Sequence[Difference], shapes: str = "") -> Ta
 def comparison_table(result: NetworkComparison, references: Sequence[str], title: str) -> Table:
     """One row per contender; a column of time ratios per reference, below 1 is faster than it."""
     comparison = result.comparison
-    table = Table(title=f"{title}, {comparison.rounds} interleaved rounds", title_justify="left")
+    table = Table(title=f"{title}, {counted(comparison.rounds, 'interleaved round')}", title_justify="left")
     table.add_column("contender", no_wrap=True)
     table.add_column("median ms", justify="right")
     table.add_column("quartiles ms", justify="right")
@@ -209,7 +155,9 @@ def comparison_table(result: NetworkComparison, references: Sequence[str], title
 def profile_table(profile: Profile, title: str) -> Table:
     """One row per quantized layer, then one per other kernel; the longest tenth of the layers stands out."""
     run, inside = profile.total_us, profile.kernels_us
-    title = f"{title}: {run:.0f} µs a run, of which {inside:.0f} µs in kernels, median of {profile.rounds} runs"
+    title = (
+        f"{title}: {run:.0f} µs a run, of which {inside:.0f} µs in kernels, median of {counted(profile.rounds, 'run')}"
+    )
     table = Table(title=title, title_justify="left")
     table.add_column("layer or kernel", no_wrap=True, overflow="ellipsis", max_width=44)
     table.add_column("shape", no_wrap=True)
@@ -221,7 +169,7 @@ def profile_table(profile: Profile, title: str) -> Table:
     long = times[len(times) // 10] if times else 0.0
     for kernel in profile.kernels:
         name = kernel.name if kernel.calls == 1 else f"{kernel.name} ×{kernel.calls}"
-        lowering = "-" if kernel.lowering is None else f"[{_STYLES[kernel.lowering]}]{kernel.lowering}[/]"
+        lowering = "-" if kernel.lowering is None else f"[{STYLES[kernel.lowering]}]{kernel.lowering}[/]"
         table.add_row(
             name,
             kernel.shape or "-",

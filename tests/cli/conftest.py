@@ -48,6 +48,7 @@ def selector_command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtu
     """``selector_command("explain", path)``; what native code writes to standard error counts as well."""
     for name in ("TVM_NUM_THREADS", "TVM_BIND_THREADS"):
         monkeypatch.setenv(name, "1" if name == "TVM_NUM_THREADS" else "0")  # the command sets both; undone afterwards
+    monkeypatch.delenv("COLUMNS", raising=False)  # tables are as wide as it says
 
     def run(*arguments: object) -> Outcome:
         capfd.readouterr()

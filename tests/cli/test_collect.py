@@ -37,7 +37,7 @@ def test_collects_and_goes_on(selector_command: Run, network: Path, tmp_path: Pa
 
     again = selector_command(*arguments)
     assert again.code == 0, again.err
-    assert f"1 of 1 rows are in {tmp_path / 'rows'} already" in again.err
+    assert f"already in {tmp_path / 'rows'}: 1 of 1 row\n" in again.err
     assert "0 rows in" in again.out
 
 
@@ -53,7 +53,7 @@ def test_errors_are_measured_again_on_demand(selector_command: Run, tmp_path: Pa
     assert "0 rows in" in outcome.out
     outcome = selector_command(*arguments, "--retry-errors")
     assert outcome.code == 0, outcome.err
-    assert "1 rows in" in outcome.out
+    assert "1 row in" in outcome.out
 
 
 def test_a_model_says_what_to_collect(selector_command: Run, tmp_path: Path) -> None:

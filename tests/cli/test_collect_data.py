@@ -59,8 +59,8 @@ def test_validate(selector_command: Run, folder: Path) -> None:
     assert [finding["check"] for finding in shown["findings"]] == ["errors"]
     text = selector_command("collect", "validate", folder, "--rebuild", 1)  # the rows' hashes are made up
     assert text.code == 1
-    assert "kernels of 1 rows are not the measured ones" in text.out
-    assert f"{folder} is not valid: 1 files, 4 rows, kernels of 1 rows built again" in text.out
+    assert "kernels of 1 row are not the measured ones" in text.out
+    assert f"{folder} is not valid: 1 file, 4 rows, kernels of 1 row built again" in text.out
 
 
 def test_validate_reports_a_broken_file(selector_command: Run, folder: Path) -> None:
@@ -86,7 +86,7 @@ def test_rows_of_other_kernels(selector_command: Run, tmp_path: Path) -> None:
     done = selector_command("collect", "renumber", tmp_path / "older", "--json").json()
     assert done == {"folder": str(tmp_path / "older"), "kept": 0, "renumbered": 0, "changed": 1}
     text = selector_command("collect", "renumber", tmp_path / "older").out.replace("\n", " ")
-    assert "0 rows have the same code today, 1 have not and do not count any more" in text
+    assert "0 rows of the same code as today, 1 of other code, no longer counted" in text
 
 
 def test_merge(selector_command: Run, folder: Path, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_merge(selector_command: Run, folder: Path, tmp_path: Path) -> None:
     merged = selector_command("collect", "merge", folder, other, "--into", into, "--json").json()
     assert merged == {"into": str(into), "added": 7, "duplicates": 0, "repeated": 2}
     again = selector_command("collect", "merge", other, "--into", into)
-    assert again.out == f"0 rows added to {into}, 3 were there already\n"
+    assert again.out == f"0 rows added to {into}, 3 there already\n"
     assert len(parts.part_paths(into)) == 1
 
 

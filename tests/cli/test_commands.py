@@ -18,6 +18,8 @@ from tests.cli.conftest import Run
 from tests.cli.test_bad_input import float_conv
 from tests.models import qdq_block_model
 
+NETWORKS = sorted((Path(__file__).parents[2] / "datasets" / "networks").glob("*.onnx"))
+
 needs_linker = pytest.mark.skipif(
     not any(shutil.which(name) for name in NATIVE), reason="no C++ compiler here to link a library"
 )
@@ -53,7 +55,8 @@ def test_explain_bytes(selector_command: Run, network: Path) -> None:
     assert answer["stored_bytes"] == {"chosen": sizes["int16"], **sizes}
     packed = selector_command("explain", network, "--policy", "int16", "--no-lazy-weights", "--json").json()
     assert packed["layers"][0]["stored_bytes"]["int16"] >= sizes["int16"]
-    assert "if all were int8" in selector_command("explain", network).out
+    assert "if all were int8" in selector_command("explain", network, "--details").out
+    assert "if all were int8" not in selector_command("explain", network, "--details", "--no-bytes").out
     assert selector_command("explain", network, "--no-bytes", "--json").json()["layers"][0]["stored_bytes"] is None
 
 
@@ -70,11 +73,30 @@ def test_max_size(selector_command: Run, network: Path) -> None:
 
 
 def test_explain_for_people(selector_command: Run, network: Path) -> None:
-    outcome = selector_command("explain", network, "--target", "x86-64-v2", "--policy", "rule")
-    assert outcome.code == 0
-    for text in ("conv", "1x7x6x8 -> 12, 3x3 s1", "int8", "rule", "x86 with sse4.2"):
+    options = ("explain", network, "--target", "x86-64-v2", "--policy", "rule")
+    outcome = selector_command(*options)
+    assert (outcome.code, outcome.err) == (0, "")
+    for text in ("conv", " 7x6x8 -> 12, 3x3 s1 ", "int8", "--details: "):
         assert text in outcome.out
-    assert outcome.err == ""
+    assert "sse4.2" not in outcome.out
+    detailed = selector_command(*options, "--details").out
+    for text in ("conv: int8\n", "  1x7x6x8 -> 12, 3x3 s1, dense, 0.04 MMAC", "  rule: x86 with sse4.2\n"):
+        assert text in detailed
+
+
+@pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.stem)
+def test_explain_in_a_narrow_terminal(selector_command: Run, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = selector_command("explain", path, "--target", "x86-64-v3").out.splitlines()
+    assert max(map(len, lines)) <= 80
+    layers = selector_command("explain", path, "--target", "x86-64-v3", "--json").json()["layers"]
+    for line, layer in zip(lines[1:], layers, strict=False):
+        name, rest = line.split(maxsplit=1)
+        assert layer["layer"].endswith(name.removeprefix("…"))
+        shown = [layer["lowering"], f"{layer['time_ratio']:.2f}", *layer["certainty"].split()]
+        assert rest.split()[-len(shown) :] == shown
+        assert f"{layer['macs'] / 1e6:.2f}" in rest
+        assert layer["shape"].removeprefix("1x") in rest
 
 
 def test_explain_for_a_foreign_target(selector_command: Run, network: Path) -> None:
@@ -217,6 +239,11 @@ def test_command_line_is_installed(network: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: unknown target 'pentium-9000'")
     assert done.stderr.count("\n") == 1
+
+
+def test_version(selector_command: Run) -> None:
+    outcome = selector_command("--version")
+    assert (outcome.code, outcome.out) == (0, f"selector {selector.__version__}\n")
 
 
 def test_imports_stay_light(network: Path) -> None:

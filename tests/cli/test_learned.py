@@ -57,19 +57,16 @@ def test_explain_for_people(selector_command: Run, block: Path, model: Path) -> 
     outcome = selector_command("explain", block, *TARGET)
     assert (outcome.code, outcome.err) == (0, "")
     layers = selector_command("explain", block, *TARGET, "--json").json()["layers"]
-    decided = f"{len(layers)} of {len(layers)} layers decided by the trees\n"
-    for text in (
-        "learned: int",
-        "predicted",
-        "above 1 int8 is faster",
-        "80 % of measurements",
-        "moved most by",
-        decided,
-    ):
+    for text in ("ratio", "above 1 int8 is faster", f"{len(layers)} of {len(layers)} layers decided by the trees\n"):
         assert text in outcome.out
-    for layer in selector_command("explain", block, *TARGET, "--json").json()["layers"]:
+    detailed = selector_command("explain", block, *TARGET, "--details").out
+    assert detailed.startswith(outcome.out.partition("--details: ")[0])
+    for text in ("  learned: int", "80 % of measurements within", " is bound by "):
+        assert text in detailed
+    for layer in layers:
         name, change = layer["movers"][0]
-        assert f"{name} {2**change:.2f}" in outcome.out
+        assert f"  for {'int8' if change > 0 else 'int16'}, ×{2 ** abs(change):.2f}: " in detailed
+        assert name not in detailed
 
 
 def test_who_decided_elsewhere(

@@ -43,7 +43,7 @@ def test_compile_for_people(selector_command: Run, network: Path) -> None:
     shapes = ("--shape", "x=1x8x7x6", "--shape", "x=1x8x9x12")
     outcome = selector_command("compile", network, *shapes, "--policy", "int8", "--verify")
     assert outcome.code == 0, outcome.err
-    assert "x=1x8x9x12: 1 quantized layers: 1 as int8" in outcome.out
+    assert "x=1x8x9x12: 1 quantized layer: 1 as int8" in outcome.out
     assert "independent references, x=1x8x9x12" in outcome.out
 
 

@@ -58,6 +58,38 @@ def test_decide_all_is_asked_once():
     assert {decision.lowering for decision in decisions} == {"int16"}
 
 
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("int8", r'Odd.decide must return a selector.Decision, e.g. Decision\("int8".*\), got str \'int8\''),
+        (None, "Odd.decide must return a selector.Decision, .*, got None"),
+        (
+            Decision("int4", source="odd", reason="small"),
+            "Odd.decide must choose one of .*tvm, got str 'int4'",
+        ),
+    ],
+)
+def test_answers_that_are_no_decision(answer, message):
+    class Odd:
+        def decide(self, workload, target):
+            return answer
+
+    with pytest.raises(selector.BadDecision, match=message):
+        selector.compile(qdq_conv_model(), policy=Odd())
+
+
+@pytest.mark.parametrize(
+    ("answer", "given"), [(None, "None"), ([], "0 of them"), (["int8"], "str 'int8'"), ("int8", "str 'int8'")]
+)
+def test_answers_for_the_whole_network_that_are_no_decisions(answer, given):
+    class Odd(Whole):
+        def decide_all(self, workloads, target):
+            return answer
+
+    with pytest.raises(selector.BadDecision, match=rf"Odd.decide_all must return a .*, got {given}"):
+        selector.explain(qdq_conv_model(), policy=Odd())
+
+
 def test_threads_are_told_to_the_policy():
     policy = Alternating()
     selector.explain(qdq_conv_model(), policy=policy, threads=3)
@@ -86,6 +118,13 @@ def test_plain_tvm_compile_with_the_pipeline():
     feeds = random_inputs(model)
     actual = vm["main"](tvm.runtime.tensor(feeds["x"])).numpy()
     assert np.abs(actual.astype(int) - reference(model, feeds)[0]).max() <= 1
+
+
+@pytest.mark.parametrize("cpu", ["x86-64-v3", "icelake-server"])
+def test_the_pipeline_takes_the_target_that_tvm_is_given(cpu):
+    """Also where Selector adds a tuning flag to it."""
+    target = tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": cpu})
+    tvm.compile(selector.load(qdq_conv_model()), target, relax_pipeline=selector.pipeline(target, "int16"))
 
 
 def test_one_pipeline_compiles_several_networks():

@@ -9,6 +9,7 @@ import pytest
 
 from selector.policy import LOWERING_NAMES, Decision, Policy, UnknownPolicy, resolve
 from selector.policy.registry import DEFAULT, POLICIES
+from selector.policy.roofline import Roofline
 from selector.target import TargetProfile, profile
 from selector.workload import ConvWorkload
 
@@ -66,6 +67,8 @@ def test_unknown_policies() -> None:
         resolve("psychic")
     with pytest.raises(UnknownPolicy, match="needs a method 'decide"):
         resolve(object())  # type: ignore[arg-type]
+    with pytest.raises(UnknownPolicy, match=r"a policy is an object, got the class Roofline: give Roofline\(\)"):
+        resolve(Roofline)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("workload", [None, DEPTHWISE])

@@ -18,3 +18,10 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("selector")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Workers of ``-n auto``: one more than there are CPUs, since many tests wait for a process or a device."""
+    from selector.threads import host_cores
+
+    return host_cores() + 1

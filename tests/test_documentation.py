@@ -108,6 +108,8 @@ def test_python(block: str, folder: Path) -> None:
 
 def exported_network() -> Any:
     """What the text before an example calls ``exported``; skips the test where torch is not installed."""
+    for package in ("torch", "torchao"):
+        pytest.importorskip(package, reason=f"{package} is not installed", exc_type=ImportError)
     from tests.graph import test_torch
 
     return test_torch.exported(test_torch.Small, test_torch.x86_quantizer())

@@ -142,7 +142,7 @@ def test_inputs_are_described(uvicorn):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", "the model takes 1 inputs, got 0"),
+        (b"", "the model takes 1 input, got 0"),
         (b"nonsense", "the magic string is not correct"),
         (npy(np.zeros(3, "float32"))[:-1], "EOF"),
         (npy(np.zeros((1, 3, 16, 16), "uint8")), "input 'x' is float32"),
@@ -158,7 +158,7 @@ def test_refused(uvicorn, body, message):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ([], "the model takes 1 inputs, got 0"),
+        ([], "the model takes 1 input, got 0"),
         ([["a"]], "numbers are needed"),
         ([[1, [2]]], "inhomogeneous"),
         ([[1, 2]], "input 'x' is float32"),

@@ -61,7 +61,7 @@ def weights(rng, shape, dtype):
     return rng.integers(info.min, info.max, shape, dtype, endpoint=True)
 
 
-@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_convolutions(data):
     pick = lambda *values: data.draw(st.sampled_from(values))  # noqa: E731

@@ -56,8 +56,9 @@ def test_there_are_as_many_as_expected():
 def test_equal(name):
     case = CASES[name]
     inputs, wanted = case.data_sets[0]
-    for policy in ("int8", "int16"):
-        found = selector.compile(_with_constants(case), policy=policy, threads=1).run(_as_array(inputs[0]))
+    model = _with_constants(case)
+    for policy in ("int8", "int16") if selector.explain(model) else ("int8",):
+        found = selector.compile(model, policy=policy, threads=1).run(_as_array(inputs[0]))
         for one, other in zip(found, map(_as_array, wanted), strict=True):
             assert one.dtype == other.dtype
             np.testing.assert_array_max_ulp(one, other) if one.dtype.kind == "f" else np.testing.assert_array_equal(

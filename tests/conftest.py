@@ -8,6 +8,8 @@ from hypothesis import HealthCheck, settings
 
 # TVM pins its threads, the main one included, to the first cores: parallel test workers would share one core.
 os.environ.setdefault("TVM_BIND_THREADS", "0")
+# Its workers wait in a loop for a millisecond before they sleep, which costs the other test workers a core.
+os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "1")
 
 # Compiling a kernel takes as long as it takes; a failure on a continuous integration machine must be repeatable.
 settings.register_profile(

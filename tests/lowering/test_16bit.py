@@ -18,7 +18,7 @@ from selector.workload import INT32_MAX, ConvConstants, ConvWorkload, Requantize
 from tests.lowering import execute
 from tests.lowering.cases import WORDS, Case, cases, make_case, with_facts
 
-SHARDS, EACH = 8, 12
+SHARDS, EACH = 4, 12
 TARGETS = [*execute.HERE, "native"]
 SPLIT = [
     # where a piece ends: after a row of the kernel, inside of a run, inside of one of several runs

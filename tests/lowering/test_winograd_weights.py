@@ -18,7 +18,7 @@ from tests.lowering.cases import make_case
 WORK = ConvWorkload(1, 11, 13, 19, 27, 3, 3, padding=(1, 1, 1, 1), data_dtype="uint8", data_zero_point=3)
 
 
-@pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (2, 3), (1, 7), (3, 1)], ids=str)
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (1, 7)], ids=str)
 @pytest.mark.parametrize("target", execute.HERE)
 def test_same_bytes(target: str, kernel: tuple[int, int]) -> None:
     profile = execute.profile(target)

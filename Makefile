@@ -30,7 +30,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml
 	@test -x $(BIN)/python || test -n "$(PYTHON)" || { echo "error: Python 3.10 to 3.13 is needed" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[dev]'
 	@touch $@
 
 clean:

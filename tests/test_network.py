@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import selector
+from selector import network as networks
 from selector import runtime
 from selector.pool import Pool
 from tests.models import qdq_conv_model, random_inputs
@@ -46,6 +47,21 @@ def test_calls_from_many_threads_give_what_one_gives(library, concurrency):
     for worker in workers:
         worker.join()
     assert wrong == []
+
+
+@pytest.mark.parametrize("short", [0, 1e9])
+def test_calls_that_keep_the_lock_of_python_and_calls_that_do_not(library, monkeypatch, short):
+    monkeypatch.setattr(networks, "SHORT", short)
+    network = runtime.load(library, concurrency=2)
+    data = feeds(3)
+    wanted = [network.run(x)[0] for x in data]
+    found = {}
+    workers = [threading.Thread(target=lambda i=i: found.update({i: network.run(data[i])[0]})) for i in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert all(np.array_equal(found[index], wanted[index]) for index in range(3))
 
 
 def test_a_compiled_model_may_be_called_from_threads_too():

@@ -1,6 +1,6 @@
 """Number formats of quantized convolutions: the dtypes, zero points and weight ranges that quantizers produce.
 
-The code of a kernel depends on its weights only through the limits that prove an instruction or a scheme exact: two
+The code of a kernel depends on its weights only through the limits that prove an instruction or a scheme exact.  Two
 workloads whose bounds fall on the same side of every limit get the same kernel, constants aside.  ``canonical`` gives
 such workloads equal bounds.  What is collected is canonical, so that one convolution met in two networks is measured
 once.
@@ -161,7 +161,7 @@ def _instruction_sides(facts: ConvWorkload | WeightFacts) -> tuple[bool, ...]:
 def canonical(workload: ConvWorkload) -> ConvWorkload:
     """The representative of all workloads that get the same kernel.
 
-    Zero points become those of the tables above, bounds those of the matching range with typical weights; where
+    Zero points become those of the tables above, bounds those of the matching range with typical weights.  Where
     typical weights are on another side of a Winograd limit, the channel bound is moved to the nearest value on the
     workload's own side.
     """

@@ -74,12 +74,14 @@ class Network:
         Where there is one it is that, whatever the shapes: it says itself what is wrong with them.
         Raises ValueError, which lists the shapes that there are.
         """
+        if len(self.variants) == 1:
+            return 0
         shapes = tuple(np.shape(value) for value in inputs)
         index = self._by_shapes.get(shapes)
-        if index is None and len(self.variants) > 1:
+        if index is None:
             given = " ".join("x".join(map(str, shape)) or "a scalar" for shape in shapes) or "no input"
             raise ValueError(f"the network is compiled for {', '.join(map(str, self.variants))}; got {given}")
-        return index or 0
+        return index
 
     def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
         """Run the network once.  ``inputs`` in the model's order, with its shapes and dtypes; every output, in order.

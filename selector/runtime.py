@@ -22,6 +22,7 @@ from selector.network import Network, Variant
 from selector.quiet import without_scope_warnings
 from selector.tensors import TensorSpec
 from selector.threads import start_pool
+from selector.wording import last_line
 
 METADATA = "selector_metadata"  # function of every compiled network: no arguments, returns JSON as a uint8 tensor
 _CPU = (1, 0)  # DLPack's device type and the index of the device
@@ -90,7 +91,7 @@ def open_library(path: str | os.PathLike[str]) -> Library:
                 weights = mapped_weights.load(source.resolve(), module, rows, int(metadata["threads"]))
     except Exception as error:  # tvm raises several kinds for a malformed library
         raise ModelError(
-            f"{source} is not a network compiled by Selector for this machine ({_last_line(error)}); "
+            f"{source} is not a network compiled by Selector for this machine ({last_line(error)}); "
             "make one with 'selector compile net.onnx -o net.so'"
         ) from error
     if missing:
@@ -129,11 +130,6 @@ def _read_metadata(text: bytes) -> dict[str, Any]:
     if not sound or not all(isinstance(text, str) for text in texts):
         raise ValueError("what the compiler wrote into it is of another version")
     return values
-
-
-def _last_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__
 
 
 def load_runtime() -> None:

@@ -17,6 +17,7 @@ import tvm
 from tvm import relax
 
 from selector.graph.ir import Expr, Var, dtype_of, op_name, scalar
+from selector.graph.quantization import DEQUANTIZE
 from selector.graph.variants import inputs_of
 from selector.peers import Runner
 from selector.tensors import random_inputs
@@ -115,7 +116,7 @@ def _step(expr: Expr, values: Mapping[Var, Expr]) -> float | None:
     if np.dtype(dtype_of(expr)).kind in "iu":
         return 1.0
     expr = _definition(expr, values)
-    scale = scalar(_definition(expr.args[1], values)) if op_name(expr) == "relax.dequantize" else None
+    scale = scalar(_definition(expr.args[1], values)) if op_name(expr) == DEQUANTIZE else None
     return None if scale is None else float(scale)
 
 

@@ -22,6 +22,7 @@ from selector.collect.processes import die_with_parent
 from selector.collect.rpc import FACTS
 from selector.target import resolve
 from selector.threads import host_cores, share_process
+from selector.wording import last_line
 
 _POLL_SECONDS = 0.2
 _LONGEST_PAUSE = 60.0  # seconds, between two restarts
@@ -97,7 +98,7 @@ def _start(served: Served) -> rpc.Server:
             server_init_callback=prepare_server,
         )
     except Exception as error:  # whatever the server's process raised, and EOFError if it died
-        raise CannotServe(f"cannot serve {served.host}:{served.port}: {_last_line(error)}") from error
+        raise CannotServe(f"cannot serve {served.host}:{served.port}: {last_line(error)}") from error
 
 
 def _restart(served: Served) -> rpc.Server | None:
@@ -150,8 +151,3 @@ def _facts() -> str:
             "triple": codegen.llvm_get_system_triple(),
         }
     )
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

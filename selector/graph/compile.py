@@ -17,7 +17,7 @@ from selector import elf, profiling, runtime
 from selector import policy as policies
 from selector.cross import Linker, find_linker
 from selector.graph import checks, stored
-from selector.graph.frontends import last_line, load
+from selector.graph.frontends import load
 from selector.graph.legalize import Session
 from selector.graph.pipeline import finished, legalized, quantized
 from selector.graph.variants import check, function_name, inputs_of, merged
@@ -31,6 +31,7 @@ from selector.runtime import ModelError
 from selector.target import TargetLike, TargetProfile, resolve
 from selector.target import profile as target_profile
 from selector.threads import host_cores, start_pool, with_threads
+from selector.wording import last_line
 from selector.workload import ConvWorkload
 
 ModelLike = Any  # whatever selector.load takes
@@ -87,8 +88,8 @@ class CompiledModel(Network):
 
         ``linker`` makes it, e.g. ``"clang --target=aarch64-linux-gnu"``; None: the one that ``cross.find_linker`` finds
         for the target.
-        Raises OSError if the file cannot be written, LinkerNotFound, LinkFailed if it cannot be linked, and SizeError
-        if it is larger than it may be, as code may turn out larger than it was taken to be.
+        Raises OSError if the file cannot be written, LinkerNotFound, and LinkFailed if it cannot be linked.  Raises
+        SizeError if it is larger than it may be: code may turn out larger than it was taken to be.
         """
         link = linker if isinstance(linker, Linker) else find_linker(self.target, linker)
         target = Path(path)
@@ -254,7 +255,11 @@ def _session(
 def _sessions(variants: int, first: Session) -> list[Session]:
     """One for each variant; all but the first know the first."""
     first.variants = variants
-    return [first, *(Session(first.policy, first.target, first.threads, i, first=first) for i in range(1, variants))]
+    others = [
+        Session(first.policy, first.target, first.threads, index, first=first, lazy_weights=first.lazy_weights)
+        for index in range(1, variants)
+    ]
+    return [first, *others]
 
 
 def _decisions(sessions: Sequence[Session]) -> list[Decision]:

@@ -10,6 +10,7 @@ import tvm
 from tvm import relax
 
 from selector.graph.ir import Expr, Graph, constant, dtype_of, ints, op_name, scalar, static_shape
+from selector.graph.quantization import DEQUANTIZE
 
 _REARRANGING = ("relax.reshape", "relax.permute_dims", "relax.expand_dims", "relax.squeeze")
 
@@ -33,7 +34,7 @@ def quant_tensor(graph: Graph, expr: Expr) -> QuantTensor | None:
             return None
         parts = [_rearrange(call, part) for part in (source.values, source.scale, source.zero_point)]
         return QuantTensor(*parts)
-    if name != "relax.dequantize" or dtype_of(call) != "float32":
+    if name != DEQUANTIZE or dtype_of(call) != "float32":
         return None
     values = fold(graph, call.args[0])
     scale, zero_point = (fold(graph, arg) for arg in call.args[1:3])
@@ -50,7 +51,7 @@ def fold(graph: Graph, expr: Expr) -> np.ndarray | None:
     name = op_name(call)
     if name is None:
         return constant(call)
-    if name == "relax.dequantize":
+    if name == DEQUANTIZE:
         tensor = quant_tensor(graph, call)
         if tensor is None:
             return None
@@ -102,6 +103,12 @@ def activation(graph: Graph, call: Expr) -> tuple[float, float] | None:
             return None
         return (float(bound), math.inf) if name == "relax.maximum" else (-math.inf, float(bound))
     return None
+
+
+def clipped(bounds: tuple[float, float], then: tuple[float, float]) -> tuple[float, float]:
+    """The bounds that two clips have together, ``bounds`` being the first and ``then`` the one that follows."""
+    (low, high), (least, most) = bounds, then
+    return min(max(low, least), most), max(min(high, most), least)
 
 
 def _along(part: np.ndarray, axis: int, shape: tuple[int, ...]) -> np.ndarray:

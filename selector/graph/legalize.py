@@ -24,7 +24,7 @@ from selector.graph.passes.fuse import Layer
 from selector.graph.stored import constants_of, digest, nbytes
 from selector.lowering.kernel import Recipe
 from selector.policy import Decision, Policy, budget
-from selector.policy.base import checked, only_choice
+from selector.policy.base import ONLY, checked, only_choice
 from selector.target import TargetProfile, profile
 from selector.tensors import TensorSpec
 from selector.workload import ConvConstants, ConvWorkload, UnsupportedWorkload
@@ -43,10 +43,8 @@ class Session:
     threads: int = 1
     variant: int = 0  # which of the shapes of one library
     variants: int = 1  # how many there are, which the first is told
-    first: Session | None = (
-        None  # of the first shapes, whose packed weights the others share; None: there are no others
-    )
-    lazy_weights: bool = True  # whether a library stores weights small
+    first: Session | None = None  # that of the first shapes, whose packed weights this one shares; None: this is it
+    lazy_weights: bool = False  # whether a library stores weights small
     max_bytes: int | None = None  # of a library; None: any number
     decisions: list[Decision] = field(default_factory=list)  # in graph order
     inputs: list[TensorSpec] = field(default_factory=list)  # of the network, in order
@@ -103,7 +101,7 @@ class Session:
         except UnsupportedWorkload as error:
             self.decisions[index] = replace(_left(layer, str(error), workload), variant=self.variant)
             raise
-        if kernel.recipe is not None:
+        if kernel.recipe is not None and self.lazy_weights:
             self.recipes[digest(kernel.constants[0])] = kernel.recipe
         return kernel
 
@@ -124,10 +122,10 @@ class Session:
     def _shared(self, layer: str, decision: Decision) -> Decision:
         """The decision, but with the lowering of the first shapes: each packs weights in its own way.
 
-        Of 1,432 layers of published networks, planned for batch 1 and run at batch 8, 46 with AVX-512 and VNNI and 70
-        with AVX2 would take the other lowering, and those that lose more than a tenth by this or by the packing, as far
-        as the predictor and the plans' models see, are dense layers and such of one pixel.  They lose more the other
-        way round: what matters most comes first.
+        Of 1,432 layers of published networks, planned for batch 1 and run at batch 8, few would take the other
+        lowering: 46 with AVX-512 and VNNI, 70 with AVX2.  Dense layers and those of one pixel may lose more than a
+        tenth by this or by the packing, as the predictor and the plans' models see it.  They lose more the other way
+        round: what matters most comes first.
         """
         first = self._in_first(layer)
         if first is None or first.lowering in ("tvm", decision.lowering):
@@ -239,5 +237,5 @@ def _describe(call: Expr, threads: int) -> ConvWorkload | str:
 
 def _left(layer: str, reason: str, workload: ConvWorkload | None = None, *, integer: bool = False) -> Decision:
     """The decision for a layer that no policy is asked about: it stays as TVM has it, or there is one lowering."""
-    lowering, source = ("int16", "only lowering") if integer else ("tvm", "unsupported")
+    lowering, source = ("int16", ONLY) if integer else ("tvm", "unsupported")
     return Decision(lowering, source=source, reason=reason, layer=layer, workload=workload)  # type: ignore[arg-type]

@@ -99,19 +99,14 @@ def quantized(mod: tvm.IRModule, session: Session) -> tvm.IRModule:
 def with_metadata(mod: tvm.IRModule, sessions: Sequence[Session], weights: Sequence[StoredWeight]) -> tvm.IRModule:
     """Add the VM function that tells a saved library's functions with their inputs, its weights, decisions, threads."""
     first = sessions[0]
+    named = [(function_name(index), session) for index, session in enumerate(sessions)]
     text = json.dumps(
         {
             "threads": first.threads,
             "target": first.target.name,
             "instructions": sorted(first.target.features & INSTRUCTION_SETS),
-            "functions": {
-                function_name(index): [asdict(spec) for spec in session.inputs]
-                for index, session in enumerate(sessions)
-            },
-            "outputs": {
-                function_name(index): [asdict(spec) for spec in session.outputs]
-                for index, session in enumerate(sessions)
-            },
+            "functions": {name: [asdict(spec) for spec in session.inputs] for name, session in named},
+            "outputs": {name: [asdict(spec) for spec in session.outputs] for name, session in named},
             "weights": [asdict(weight) for weight in weights],
             "decisions": [decision.to_dict() for session in sessions for decision in session.decisions],
         }

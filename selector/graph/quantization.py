@@ -43,10 +43,13 @@ class Params:
         info = np.iinfo(self.dtype)
         return np.clip(np.rint(values / np.float32(self.scale)) + np.float32(self.zero_point), info.min, info.max)
 
+    def all_steps(self) -> np.ndarray:
+        """Every byte less the zero point, (256,) float32; for int8 the negative bytes come last.  8 bits only."""
+        return np.arange(256).astype("uint8").view(self.dtype).astype("float32") - np.float32(self.zero_point)
+
     def all_values(self) -> np.ndarray:
-        """What every byte 0 to 255 means, (256,) float32; for int8 the negative numbers come last.  8 bits only."""
-        levels = np.arange(256).astype("uint8").view(self.dtype).astype("float32")
-        return (levels - np.float32(self.zero_point)) * np.float32(self.scale)
+        """What every byte means, as ``all_steps`` has them."""
+        return self.all_steps() * np.float32(self.scale)
 
 
 def params_of(call: Expr) -> Params | None:

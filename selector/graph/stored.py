@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +115,8 @@ def lifted(mod: tvm.IRModule, recipes: Mapping[bytes, Recipe]) -> Lifted:
         array = constant if recipe is None else recipe.stored
         weight = StoredWeight(offset, constant.shape, str(constant.dtype))
         if recipe is not None:
-            weight = StoredWeight(
-                offset, constant.shape, str(constant.dtype), _maker(recipe, makers), array.size, str(array.dtype)
-            )
+            maker = _maker(recipe, makers)
+            weight = replace(weight, maker=maker, stored_size=array.size, stored_dtype=str(array.dtype))
         weights.append(weight)
         arrays.append(array)
         offset += -(-array.nbytes // ALIGNMENT) * ALIGNMENT

@@ -6,7 +6,6 @@ TVM stores constants of equal bytes once.  Code is shared here: TIR functions th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
 
 import tvm
 from tvm import relax, tirx
@@ -30,7 +29,7 @@ def function_name(index: int) -> str:
 
 def inputs_of(mod: tvm.IRModule) -> list[TensorSpec]:
     """Inputs of ``main``, in order; none where there is no such function."""
-    return [_spec(str(param.name), param) for func in _mains(mod) for param in func.params]
+    return [_spec(param) for func in _mains(mod) for param in func.params]
 
 
 def outputs_of(mod: tvm.IRModule) -> list[TensorSpec]:
@@ -42,14 +41,8 @@ def outputs_of(mod: tvm.IRModule) -> list[TensorSpec]:
         names = list(func.attrs[OUTPUT_NAMES]) if func.attrs is not None and OUTPUT_NAMES in func.attrs else []
         if len(set(names)) != len(fields):
             names = [f"output_{index}" for index in range(len(fields))]
-        found += [_spec(str(name), _Typed(field)) for name, field in zip(names, fields, strict=True)]
+        found += [_spec(relax.Var(str(name), field)) for name, field in zip(names, fields, strict=True)]
     return found
-
-
-class _Typed(NamedTuple):
-    """Something of a type."""
-
-    ty: Any
 
 
 def _mains(mod: tvm.IRModule) -> list[relax.Function]:
@@ -57,8 +50,8 @@ def _mains(mod: tvm.IRModule) -> list[relax.Function]:
     return [func for func in found if isinstance(func, relax.Function)]
 
 
-def _spec(name: str, typed: Any) -> TensorSpec:
-    return TensorSpec(name, static_shape(typed) or (), dtype_of(typed) or "unknown")
+def _spec(var: relax.Var) -> TensorSpec:
+    return TensorSpec(str(var.name), static_shape(var) or (), dtype_of(var) or "unknown")
 
 
 def check(inputs: Sequence[Sequence[TensorSpec]]) -> None:

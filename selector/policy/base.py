@@ -15,6 +15,7 @@ LOWERING_NAMES: tuple[LoweringName, ...] = ("int8", "int16")
 
 _ANSWERS = (*LOWERING_NAMES, "tvm")  # what a policy may choose
 
+ONLY = "only lowering"  # source of a decision that no policy was asked for
 TIE = 0.1  # |log2(t_int16 / t_int8)| below which both lowerings are as fast, as far as measurements can tell: 7 %
 
 
@@ -23,7 +24,7 @@ class Decision:
     """Which lowering one layer gets, and why."""
 
     lowering: LoweringName | Literal["tvm"]  # tvm: left as TVM has it, the reason says why
-    source: str  # name of the policy or fallback that decided; "unsupported" with "tvm"; "only lowering": no choice
+    source: str  # name of the policy or fallback that decided; "unsupported" with "tvm"; ONLY: no choice
     reason: str  # one sentence
     log2_ratio: float | None = None  # predicted or measured log2(t_int16 / t_int8); None: the policy predicts none
     layer: str = ""  # name of the layer in the network
@@ -92,7 +93,7 @@ def only_choice(workload: ConvWorkload) -> Decision | None:
     if not workload.has_16bit_data:
         return None
     why = f"its data is {workload.data_dtype}, and the int8 lowering takes 8-bit data only"
-    return Decision("int16", source="only lowering", reason=why)
+    return Decision("int16", source=ONLY, reason=why)
 
 
 def rates_of(target: TargetProfile) -> str:

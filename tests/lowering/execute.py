@@ -16,6 +16,7 @@ import tvm
 
 from selector import peers, target
 from selector.lowering import Kernel, pipeline
+from selector.lowering.reference import convolve
 from selector.target import TargetProfile
 from tests.lowering import emulate
 from tests.lowering.cases import Case
@@ -79,6 +80,15 @@ def assembly(executable: Any) -> str:
 def run(executable: Any, index: int, kernel: Kernel, case: Case) -> np.ndarray:
     """Output (N, OH, OW, O) of function ``k<index>``; fails if it wrote next to its output."""
     return _call_here(executable, *_call(index, kernel, case))
+
+
+def check(kernels: Sequence[Kernel], case: Case, target_name: str) -> None:
+    """Compile and run kernels of one case, and compare each with the reference, bit for bit."""
+    executable = compile_kernels(kernels, target_name)
+    expected = convolve(case.workload, case.constants, case.data)
+    for i, kernel in enumerate(kernels):
+        found = run(executable, i, kernel, case)
+        np.testing.assert_array_equal(found, expected, err_msg=f"{kernel.name} on {target_name}", strict=True)
 
 
 def run_all(executable: Any, kernels: Sequence[Kernel], cases: Sequence[Case], target_name: str) -> list[np.ndarray]:

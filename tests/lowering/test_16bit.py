@@ -31,10 +31,7 @@ SPLIT = [
 
 def check(case: Case, target: str) -> None:
     """Compile and run a case, and compare."""
-    kernel = build(case.workload, case.constants, execute.profile(target), "int16")
-    found = execute.run(execute.compile_kernels([kernel], target), 0, kernel, case)
-    expected = convolve(case.workload, case.constants, case.data)
-    np.testing.assert_array_equal(found, expected, err_msg=f"{kernel.name} on {target}", strict=True)
+    execute.check([build(case.workload, case.constants, execute.profile(target), "int16")], case, target)
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))

@@ -28,11 +28,7 @@ def check(case: Case, target: str) -> None:
     """Compile and run both lowerings of a case, and compare."""
     profile = execute.profile(target)
     kernels = [build(case.workload, case.constants, profile, lowering) for lowering in LOWERINGS]
-    executable = execute.compile_kernels(kernels, target)
-    expected = convolve(case.workload, case.constants, case.data)
-    for i, kernel in enumerate(kernels):
-        found = execute.run(executable, i, kernel, case)
-        np.testing.assert_array_equal(found, expected, err_msg=f"{kernel.name} on {target}", strict=True)
+    execute.check(kernels, case, target)
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))

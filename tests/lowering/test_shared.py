@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from selector.lowering import LOWERINGS, build
 from selector.lowering.build import can_share
-from selector.lowering.reference import convolve
 from selector.workload import ConvWorkload
 from tests.lowering import execute
 from tests.lowering.cases import depthwise, make_case, workloads
@@ -31,11 +30,7 @@ def check(workload: ConvWorkload, like: ConvWorkload, number: int, target: str) 
             assert (kernel.template, kernel.row) == (theirs.template, theirs.row)
             for mine, packed in zip(kernel.constants, theirs.constants, strict=True):
                 np.testing.assert_array_equal(mine, packed, strict=True)
-    executable = execute.compile_kernels(kernels, target)
-    expected = convolve(case.workload, case.constants, case.data)
-    for i, kernel in enumerate(kernels):
-        found = execute.run(executable, i, kernel, case)
-        np.testing.assert_array_equal(found, expected, err_msg=f"{kernel.name} on {target}", strict=True)
+    execute.check(kernels, case, target)
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))

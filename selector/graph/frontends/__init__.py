@@ -128,9 +128,3 @@ def _named(imported: Imported) -> tvm.IRModule:
         unique.append(name if seen[name] == 1 else f"{name}:{seen[name]}")
     module.update_func(gvar, func.with_attrs({LAYER_NAMES: unique, OUTPUT_NAMES: list(imported.outputs)}))
     return module
-
-
-def last_line(error: Exception) -> str:
-    """The line of an error that says what is wrong."""
-    lines = str(error).strip().splitlines()
-    return lines[-1].strip() if lines else type(error).__name__

@@ -19,7 +19,7 @@ from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
 from selector import quiet
-from selector.graph.frontends import OWN_LINES, Imported, last_line
+from selector.graph.frontends import OWN_LINES, Imported
 from selector.graph.frontends.onnx_dynamic import conv_integer, matmul_integer
 from selector.graph.frontends.onnx_graph import OnnxGraph, node_name
 from selector.graph.frontends.onnx_prepare import prepare
@@ -27,6 +27,7 @@ from selector.graph.frontends.shapes import Shapes, fix_shapes
 from selector.graph.ir import constant, dtype_of, static_shape
 from selector.graph.ops.dynamic import dynamic_quantize
 from selector.runtime import ModelError
+from selector.wording import last_line
 
 _ANCHORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 

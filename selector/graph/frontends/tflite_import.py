@@ -24,10 +24,11 @@ from tvm.relax.frontend.tflite.tflite_flexbuffer import FlexBufferDecoder
 from tvm.relax.frontend.tflite.tflite_frontend import TensorWrapper
 
 from selector import quiet
-from selector.graph.frontends import OWN_LINES, Imported, last_line
+from selector.graph.frontends import OWN_LINES, Imported
 from selector.graph.frontends.tflite_layers import Layers, real_values
 from selector.graph.ir import dtype_of, static_shape
 from selector.runtime import ModelError
+from selector.wording import last_line
 
 # Converted as quantized operators: layers, and what changes the quantization itself or moves what is stored.
 _WEIGHTED = frozenset("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED".split())
@@ -146,7 +147,7 @@ class _Converter(Layers):
 
     def _check(self, tensor: TensorWrapper, part: Any) -> None:
         """Raises ModelError where a tensor has another shape or type than the file says."""
-        wanted = tuple(tensor.tensor.ShapeAsNumpy().tolist()) if tensor.tensor.ShapeLength() else ()
+        wanted = self._shape(tensor)
         found, dtype = static_shape(part), dtype_of(part)
         name, at = tensor.tensor.Name().decode(), self.at[-1]
         if found is not None and found != wanted and tensor.tensor.ShapeLength():
@@ -197,12 +198,8 @@ class _Converter(Layers):
 
     def _params(self, index: int) -> Any:
         """The quantization of an 8- or 16-bit tensor; None for others."""
-        was, self._float = self._float, False
-        try:
-            (tensor,) = super().get_tensors([index])
-            name = super().get_tensor_type_str(tensor.tensor.Type())
-        finally:
-            self._float = was
+        (tensor,) = super().get_tensors([index])
+        name = super().get_tensor_type_str(tensor.tensor.Type())
         return tensor.qnn_params if name in ("int8", "uint8", "int16") else None
 
     def _dequantized(self, expr: Any, index: int) -> Any:
@@ -216,9 +213,7 @@ class _Converter(Layers):
         """To the shape that the file gives the output, wherever it has that from; for SQUEEZE and EXPAND_DIMS too."""
         (output,) = self.get_output_tensors(op)
         data = self.get_tensor_expr(self.get_input_tensors(op)[0])
-        return relax.op.reshape(
-            data, tuple(output.tensor.ShapeAsNumpy().tolist()) if output.tensor.ShapeLength() else ()
-        )
+        return relax.op.reshape(data, self._shape(output))
 
     convert_squeeze = convert_reshape
     convert_expand_dims = convert_reshape
@@ -234,7 +229,7 @@ class _Converter(Layers):
         expr = self.get_tensor_expr(data)
         shape, inputs = static_shape(expr), int(weight.tensor.ShapeAsNumpy()[1])
         (output,) = self.get_output_tensors(op)
-        wanted = tuple(output.tensor.ShapeAsNumpy().tolist())
+        wanted = self._shape(output)
         if shape is None or (len(shape) == 2 and shape[1] == inputs):
             return super().convert_fully_connected(op)
         name = data.tensor.Name().decode()

@@ -21,9 +21,10 @@ from tvm import relax
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from selector import quiet
-from selector.graph.frontends import OWN_LINES, Imported, last_line
+from selector.graph.frontends import OWN_LINES, Imported
 from selector.graph.ir import dtype_of, static_shape
 from selector.runtime import ModelError
+from selector.wording import last_line
 
 # What becomes one anchor each, when torch has decomposed the network.
 _ANCHORS = frozenset("convolution.default addmm.default mm.default bmm.default baddbmm.default".split())

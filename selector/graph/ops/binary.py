@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from tvm import tirx
 
-from selector.graph.constants import activation
+from selector.graph.constants import activation, clipped
 from selector.graph.ir import Expr, Var, ints, op_name, static_shape
 from selector.graph.ops import base
 from selector.graph.ops.base import Block, Found, Operator
@@ -104,11 +104,7 @@ def _combined(
 
 def _binary_factor(kind: str, params: tuple[Params, Params], out: Params, bounds: tuple[int, int]) -> float | None:
     """A float32 in place of the division by the output scale, if one is exact for all of the 65536 pairs."""
-    levels = [
-        (np.arange(256).astype("uint8").view(param.dtype).astype("float32") - np.float32(param.zero_point))
-        for param in params
-    ]
-    x, y = levels[0][:, None], levels[1][None, :]
+    x, y = params[0].all_steps()[:, None], params[1].all_steps()[None, :]
     scales = [np.float32(param.scale) for param in params]
     real = x * scales[0] + y * scales[1] if kind == "add" else (x * scales[0]) * (y * scales[1])
     low, high = (np.float32(bound - out.zero_point) for bound in bounds)
@@ -127,8 +123,7 @@ def _found(block: Block, var: Var, call: Expr) -> Found | None:
         return None
     value, clip = graph.value(call.args[0]), _UNBOUNDED
     while (bounds := activation(graph, value)) is not None:
-        # the operators nearer to the quantize come first here and have the last word
-        clip = max(min(bounds[0], clip[1]), clip[0]), min(max(bounds[1], clip[0]), clip[1])
+        clip = clipped(bounds, clip)  # the operators nearer to the quantize come first here
         value = graph.value(value.args[0])
     kind = {"relax.add": "add", "relax.multiply": "multiply"}.get(op_name(value) or "")
     if kind is None:

@@ -16,7 +16,7 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from selector.graph.constants import activation
+from selector.graph.constants import activation, clipped
 from selector.graph.ir import Expr, Graph, Var, dtype_of, op_name, scalar, static_shape
 from selector.graph.ops import base
 from selector.graph.ops.base import Block, Found, Operator
@@ -96,8 +96,7 @@ def _absorbed(graph: Graph, product: _Product, call: Expr) -> _Product | None:
         return replace(product, out=quantize)
     bounds = activation(graph, call)
     if bounds is not None:
-        low, high = product.bounds
-        return replace(product, bounds=(max(min(low, bounds[1]), bounds[0]), max(min(high, bounds[1]), bounds[0])))
+        return replace(product, bounds=clipped(product.bounds, bounds))
     factor = _factor(graph, call) if product.bounds == _UNBOUNDED else None
     return None if factor is None else replace(product, factor=product.factor * factor)
 

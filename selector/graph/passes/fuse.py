@@ -19,7 +19,7 @@ import tvm
 from tvm import relax
 
 from selector.graph import qnn
-from selector.graph.constants import QuantTensor, activation, fold, quant_tensor
+from selector.graph.constants import QuantTensor, activation, clipped, fold, quant_tensor
 from selector.graph.ir import (
     Bindings,
     Emitter,
@@ -35,7 +35,7 @@ from selector.graph.ir import (
     static_shape,
 )
 from selector.graph.ops import matmul
-from selector.graph.quantization import BYTES, INTEGERS
+from selector.graph.quantization import BYTES, DEQUANTIZE, INTEGERS, QUANTIZE
 from selector.workload import INT32_MAX
 
 _ONNX_NAMES = {
@@ -112,7 +112,7 @@ def refusal(match: Match) -> str | None:
     kind = (op_name(anchor) or "").removeprefix("relax.").removeprefix("nn.")
     if kind not in ("conv2d", "matmul"):
         return f"{operator(anchor)} ({kind}) has no quantized form in Selector"
-    if op_name(match.data) != "relax.dequantize":
+    if op_name(match.data) != DEQUANTIZE:
         return f"its data is not dequantized but comes from {operator(match.data)}"
     stored = dtype_of(match.data.args[0])
     if stored not in INTEGERS:
@@ -258,7 +258,6 @@ def _match(graph: Graph, binding: Any, layer: str) -> Match:
 def _absorb(graph: Graph, match: Match, call: Expr) -> bool:
     """Take one operator of the epilogue into ``match``; False if it does not belong there."""
     name = op_name(call)
-    low, high = match.clip
     if name == "relax.add" and match.bias is None and match.clip == (-math.inf, math.inf):
         other = call.args[1] if call.args[0].same_as(match.result) else call.args[0]
         shape, result = static_shape(other), static_shape(call)
@@ -268,7 +267,7 @@ def _absorb(graph: Graph, match: Match, call: Expr) -> bool:
         if match.bias is None:
             match.bias = fold(graph, other)
         return match.bias is not None
-    if name == "relax.quantize":
+    if name == QUANTIZE:
         if dtype_of(call) not in INTEGERS or scalar(call.args[1]) is None or scalar(call.args[2]) is None:
             return False
         match.quantize = call
@@ -276,7 +275,7 @@ def _absorb(graph: Graph, match: Match, call: Expr) -> bool:
     bounds = activation(graph, call)
     if bounds is None:
         return False
-    match.clip = (min(max(low, bounds[0]), bounds[1]), max(min(high, bounds[1]), bounds[0]))
+    match.clip = clipped(match.clip, bounds)
     return True
 
 

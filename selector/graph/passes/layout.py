@@ -18,6 +18,7 @@ from selector.graph import qnn
 from selector.graph.ir import Bindings, Expr, Var, constant, ints, op_name, rewrite, static_shape
 from selector.graph.ops import dynamic
 from selector.graph.passes.forward import TUPLE_ITEM, Forward, Rule
+from selector.graph.quantization import DEQUANTIZE, QUANTIZE
 
 _UNARY = frozenset(
     f"relax.{name}"
@@ -102,7 +103,7 @@ def _unary(walk: Walk, var: Var, call: Expr) -> bool:
 def _quantize(walk: Walk, var: Var, call: Expr) -> bool:
     if walk.form(call.args[0]) is None:
         return False
-    make = relax.op.quantize if op_name(call) == "relax.quantize" else relax.op.dequantize
+    make = relax.op.quantize if op_name(call) == QUANTIZE else relax.op.dequantize
     axis = _axis(int(call.attrs.axis), _rank(var))
     value = make(_twin(walk, call.args[0]), *call.args[1:], axis=axis, out_dtype=str(call.attrs.out_dtype))
     return _computed(walk, var, value)
@@ -283,8 +284,8 @@ def _permuted(values: Sequence[int], order: Sequence[int]) -> list[int]:
 
 _RULES: dict[str, Rule] = {
     qnn.CONV2D: _conv2d,
-    "relax.quantize": _quantize,
-    "relax.dequantize": _quantize,
+    QUANTIZE: _quantize,
+    DEQUANTIZE: _quantize,
     "relax.nn.adaptive_avg_pool2d": _adaptive_pool,
     "relax.image.resize2d": _resize,
     "relax.concat": _concat,
